@@ -1,0 +1,195 @@
+"""The command line: recbole-cdsr run | evaluate. Imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from recbole_cdsr import __version__
+from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.names import BUILT_IN_DATASETS, nearest, own_models, recbole_models
+
+COMMANDS = {
+    "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
+    "evaluate": "rank the test events of a finished run again, from its checkpoint",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0 on success, 2 for something the user can mend, 1 if `evaluate` does not find the run's numbers again,
+        130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(overview())
+            return 0
+        if argv[0] == "--version":
+            print(__version__)
+            return 0
+        if argv[0] not in COMMANDS:
+            advice = nearest(argv[0], list(COMMANDS), "run `recbole-cdsr --help` to see all commands")
+            raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
+        return {"run": _run, "evaluate": _evaluate}[argv[0]](argv[1:])
+    except CDSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def overview() -> str:
+    """What `--help` prints: commands, models, data sets and where keys are documented."""
+    commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    datasets = "\n".join(f"  {name:<10} {text}" for name, text in BUILT_IN_DATASETS.items())
+    sequential = ", ".join(sorted(recbole_models(("sequential_recommender",)).values()))
+    return f"""recbole-cdsr {__version__}: cross-domain sequential recommendation on RecBole
+
+usage: recbole-cdsr COMMAND [options]      recbole-cdsr COMMAND --help
+
+commands:
+{commands}
+
+models (--model):
+  of this package: {", ".join(sorted(own_models().values()))}
+  of RecBole: {sequential}, Pop, BPR and other general recommenders
+
+data sets (--dataset):
+{datasets}
+  any other name NAME is read from dataset/NAME/NAME.inter and NAME.item (--data_path changes dataset/)
+
+keys: any key of RecBole or of this package as --key value or --key=value. They are documented in
+  properties/overall.yaml, properties/model/<Model>.yaml and https://recbole.io/docs/user_guide/config_settings.html"""
+
+
+def _run(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="recbole-cdsr run",
+        description=COMMANDS["run"],
+        epilog="Any other --key value (or --key=value) sets that key; values are read as yaml. "
+        "See properties/overall.yaml and properties/model/<Model>.yaml for the keys.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-m", "--model", help="name of a model, ours or RecBole's (default: AutoCDSR)")
+    parser.add_argument("-d", "--dataset", help="name of a data set (default: ml-100k)")
+    parser.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="yaml files with keys, later ones win")
+    parser.add_argument("--run_dir", help="folder for everything of this run (default: runs/<model>-<dataset>-<time>-<hash>)")
+    parser.add_argument("--resume", nargs="?", const=True, metavar="DIR", help="go on with the run in DIR (or in --run_dir)")
+    _output_options(parser)
+    options, rest = parser.parse_known_args(argv)
+    keys = parse_keys(rest)
+    if options.quiet or options.json or not sys.stderr.isatty():
+        keys.setdefault("show_progress", False)
+    files = [name for given in options.config_files for name in given.split()]
+    _set_up_logging(options.quiet or options.json)
+    from recbole_cdsr import quick_start
+
+    if isinstance(options.resume, str):
+        options.run_dir, options.resume = options.resume, True
+    named = _named_in_files(files)
+    command = "python -m recbole_cdsr run " + shlex.join(argv)
+    try:
+        result = quick_start.run(
+            options.model or named.get("model", "AutoCDSR"),
+            options.dataset or named.get("dataset", "ml-100k"),
+            files,
+            keys,
+            options.run_dir,
+            bool(options.resume),
+            command.strip(),
+        )
+    except quick_start.Interrupted as interrupted:
+        print(f"\nstopped; go on with: recbole-cdsr run --resume {interrupted}", file=sys.stderr)
+        return 130
+    _print_result(result, options)
+    return 0
+
+
+def _evaluate(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="recbole-cdsr evaluate", description=COMMANDS["evaluate"], allow_abbrev=False)
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of a run")
+    _output_options(parser)
+    options = parser.parse_args(argv)
+    _set_up_logging(True)
+    from recbole_cdsr import quick_start
+
+    result = quick_start.evaluate(options.run)
+    _print_result(result, options)
+    if result["reproduced"] is None:
+        print(f"{options.run} holds no ranks to compare with: the run did not finish", file=sys.stderr)
+    elif result["reproduced"]:
+        print("every rank is the one that the run wrote", file=sys.stderr)
+    else:
+        print(f"the ranks differ from those in {options.run}/ranks.npz", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_keys(arguments: list[str]) -> dict[str, Any]:
+    """`--k v` and `--k=v` as typed values; a key given without a value is True.
+
+    Raises:
+        CDSRError: for anything that is not a key, or a key given twice with different values.
+    """
+    from recbole_cdsr.config import parse_value
+
+    keys: dict[str, Any] = {}
+    position = 0
+    while position < len(arguments):
+        word = arguments[position]
+        position += 1
+        if not word.startswith("--") or len(word) == 2:
+            raise CDSRError(f"'{word}' is neither an option nor a value of one; write --key value or --key=value")
+        key, equals, text = word[2:].partition("=")
+        if not equals and position < len(arguments) and not arguments[position].startswith("--"):
+            text, equals = arguments[position], "="
+            position += 1
+        value = parse_value(text) if equals else True
+        if key in keys and keys[key] != value:
+            raise CDSRError(f"the key '{key}' is given twice, as {keys[key]!r} and {value!r}; keep one")
+        keys[key] = value
+    return keys
+
+
+def _output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="print only the final table")
+    parser.add_argument("--json", action="store_true", help="print only result.json, for other programs")
+
+
+def _print_result(result: dict[str, Any], options: argparse.Namespace) -> None:
+    text = result.pop("table")
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"\n{result['model']} on {result['dataset']}, {result['part']} events, best epoch {result['best_epoch']}:")
+    print(text)
+    if not options.quiet:
+        print(f"\nrun folder: {result['run_dir']}")
+
+
+def _set_up_logging(quiet: bool) -> None:
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger().addHandler(handler)
+
+
+def _named_in_files(files: list[str]) -> dict[str, str]:
+    """Model and data set that config files name, as a saved config.yaml does."""
+    from recbole_cdsr.config import read_yaml
+
+    merged: dict[str, Any] = {}
+    for name in files:
+        merged.update(read_yaml(Path(name)))
+    return {key: merged[key] for key in ("model", "dataset") if key in merged}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""CDSRConfig: RecBole's Config, fed safely.
+
+RecBole's own Config evaluates strings as Python, reads the command line of whatever process it runs in,
+adds a resolver to yaml's global loader, overwrites CUDA_VISIBLE_DEVICES and lets unknown keys pass. Here
+values come typed (from yaml or Python), nothing is evaluated, and an unknown key is an error that names
+the nearest known one.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import numbers
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_cdsr import compat
+from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.names import model_name, nearest, normalise, own_models, recbole_models
+from recbole_cdsr.paths import properties_dir
+
+compat.apply()
+
+import torch  # noqa: E402
+from recbole.config import Config  # noqa: E402
+from recbole.utils import ModelType  # noqa: E402
+
+LAYOUTS = ("sequence", "prefix", "interaction")
+METRICS = ("Recall", "Hit", "NDCG", "MRR", "Precision")
+
+# Keys that RecBole reads although no property file declares them.
+UNDECLARED_KEYS = {
+    "encoding", "nproc", "numerical_features", "discretization", "benchmark_filename", "additional_feat_suffix",
+    "pretrain_path", "valid_neg_sample_args", "test_neg_sample_args",
+}  # fmt: skip
+# Keys that RecBole offers and this package answers in another way: key -> what to use instead.
+REFUSED_KEYS = {
+    "save_dataset": "prepared data are never pickled here",
+    "dataset_save_path": "a pickled data set is never loaded here, since it could run code",
+    "save_dataloaders": "prepared data are never pickled here",
+    "dataloaders_save_path": "a pickled data loader is never loaded here, since it could run code",
+    "checkpoint_dir": "use --run_dir: checkpoints lie in the run's folder",
+    "benchmark_filename": "its rows carry no event times; put all events into one .inter file and set eval_args.split",
+}
+# What RecBole accepts besides the type of its default value.
+FREE_TYPE_KEYS = {"topk", "metrics", "gpu_id", "clip_grad_norm", "train_neg_sample_args", "eval_args", "load_col"}
+
+
+class SafeLoader(yaml.SafeLoader):
+    """yaml's safe loader that also reads 1e-3 as a number, as RecBole's does."""
+
+
+SafeLoader.yaml_implicit_resolvers = copy.deepcopy(yaml.SafeLoader.yaml_implicit_resolvers)
+SafeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value as yaml reads it; `None` is no value, as RecBole's users write it.
+
+    Raises:
+        CDSRError: if the text is not valid yaml.
+    """
+    if text == "None":
+        return None
+    try:
+        return yaml.load(text, Loader=SafeLoader)
+    except yaml.YAMLError as error:
+        raise CDSRError(f"cannot read the value '{text}' as yaml: {_one_line(error)}") from None
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a yaml file.
+
+    Raises:
+        CDSRError: if the file cannot be read, is not yaml or does not hold a mapping.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=SafeLoader)
+    except OSError as error:
+        raise CDSRError(f"cannot read the config file {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CDSRError(f"{path} is not valid yaml: {_one_line(error)}; mend the file") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise CDSRError(f"{path} must hold `key: value` lines, but holds a {type(content).__name__}")
+    return content
+
+
+def resolve_model(model: str | type) -> type:
+    """The model class that people call `model`; a class is returned as it is.
+
+    Raises:
+        CDSRError: if there is no such model, or it needs data that this package does not feed.
+    """
+    if not isinstance(model, str):
+        return model
+    name = model_name(model)
+    if name in own_models().values():
+        module = next(
+            path.stem for path in (Path(__file__).parent / "model").glob("*.py") if normalise(path.stem) == normalise(name)
+        )
+        return getattr(importlib.import_module(f"recbole_cdsr.model.{module}"), name)
+    kind = "sequential" if name in recbole_models(("sequential_recommender",)).values() else "general"
+    return getattr(importlib.import_module(f"recbole.model.{kind}_recommender.{name.lower()}"), name)
+
+
+class CDSRConfig(Config):
+    """All settings of one run; indexable by key like RecBole's Config.
+
+    Args:
+        model: name (any spelling that `names.model_name` knows) or class.
+        dataset: name of the data set.
+        config_file_list: yaml files, later ones win.
+        config_dict: typed values that win over the files.
+
+    Raises:
+        CDSRError: for an unknown model or key, or a value of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        model: str | type = "AutoCDSR",
+        dataset: str = "ml-100k",
+        config_file_list: list[str] | None = None,
+        config_dict: dict[str, Any] | None = None,
+    ) -> None:
+        try:
+            super().__init__(resolve_model(model), dataset, config_file_list, config_dict)
+        except CDSRError:
+            raise
+        except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
+            raise CDSRError(f"the configuration is not usable: {_one_line(error)}") from error
+        self._check_protocol()
+
+    def _init_parameters_category(self) -> None:
+        super()._init_parameters_category()
+        self.parameters = copy.deepcopy(self.parameters)
+
+    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
+        return SafeLoader
+
+    def _load_config_files(self, file_list: list[str] | None) -> dict:
+        merged: dict[str, Any] = {}
+        for path in file_list or []:
+            merged.update(read_yaml(path))
+        return {key: value for key, value in merged.items() if key not in ("model", "dataset")}
+
+    def _load_variable_config_dict(self, config_dict: dict | None) -> dict:
+        return copy.deepcopy(config_dict or {})
+
+    def _load_cmd_line(self) -> dict:
+        return {}
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        super()._load_internal_config_dict(model, model_class, dataset)
+        for name in ("overall", f"model/{model}", f"dataset/{dataset}"):
+            path = properties_dir() / f"{name}.yaml"
+            if path.is_file():
+                self.internal_config_dict.update(read_yaml(path))
+        if model_class.type != ModelType.SEQUENTIAL:
+            self.internal_config_dict.update(layout="interaction", repeatable=False)
+
+    def _get_final_config_dict(self) -> dict:
+        self._check_keys()
+        final = super()._get_final_config_dict()
+        counts_only = self.model_class.type == ModelType.TRADITIONAL
+        full_softmax = final.get("loss_type", "BPR" if hasattr(self.model_class, "input_type") else "CE") != "BPR"
+        if "train_neg_sample_args" not in self.external_config_dict and (counts_only or full_softmax):
+            final["train_neg_sample_args"] = None
+        return copy.deepcopy(final)
+
+    def _check_keys(self) -> None:
+        known = set(self.internal_config_dict) | UNDECLARED_KEYS
+        known.update(key for keys in self.parameters.values() for key in keys)
+        known -= {"MODEL_TYPE"}
+        for key, value in self.external_config_dict.items():
+            if key in REFUSED_KEYS and value:
+                raise CDSRError(f"the key '{key}' is not available: {REFUSED_KEYS[key]}")
+            if key not in known:
+                where = "its keys are documented in properties/overall.yaml and properties/model/"
+                raise CDSRError(f"{self.model} has no key '{key}'; {nearest(str(key), sorted(known), where)}")
+            self._check_type(key, value)
+
+    def _check_type(self, key: str, value: Any) -> None:
+        default = self.internal_config_dict.get(key)
+        if default is None or value is None or key in FREE_TYPE_KEYS:
+            return
+        if isinstance(default, bool):
+            fits, wanted = isinstance(value, bool), "True or False"
+        elif isinstance(default, int):
+            fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            wanted = "a whole number"
+        elif isinstance(default, float):
+            fits, wanted = isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"
+        else:
+            fits, wanted = isinstance(value, type(default)), {str: "a text", list: "a list", dict: "a mapping"}.get(
+                type(default), type(default).__name__
+            )
+        if not fits:
+            raise CDSRError(f"the key '{key}' takes {wanted}, but got {value!r}")
+
+    def _set_default_parameters(self) -> None:
+        folder = self.final_config_dict["data_path"]
+        super()._set_default_parameters()
+        self.final_config_dict["data_path"] = str(Path(folder) / self.dataset)
+
+    def _init_device(self) -> None:
+        """Like RecBole's, but CUDA_VISIBLE_DEVICES stays as the user or a scheduler set it."""
+        final = self.final_config_dict
+        final["gpu_id"] = str(final["gpu_id"])
+        use_gpu = final["use_gpu"] and torch.cuda.is_available()
+        if use_gpu and not (final["gpu_id"].isdigit() and int(final["gpu_id"]) < torch.cuda.device_count()):
+            raise CDSRError(
+                f"there is no GPU '{final['gpu_id']}'; set gpu_id to 0 .. {torch.cuda.device_count() - 1}, or use_gpu to False"
+            )
+        final["device"] = torch.device("cuda", int(final["gpu_id"])) if use_gpu else torch.device("cpu")
+        final["single_spec"], final["local_rank"] = True, 0
+
+    def _check_protocol(self) -> None:
+        """The settings without which a result would not be comparable, or would silently mean something else."""
+        if self["layout"] not in LAYOUTS:
+            raise CDSRError(f"the key 'layout' takes one of {', '.join(LAYOUTS)}, but got {self['layout']!r}")
+        if self["valid_candidates"] not in ("domain", "all"):
+            raise CDSRError(f"the key 'valid_candidates' takes domain or all, but got {self['valid_candidates']!r}")
+        unknown = [name for name in self["metrics"] if name.lower() not in [known.lower() for known in METRICS]]
+        if unknown:
+            raise CDSRError(f"the metric {unknown[0]} cannot be computed from ranks; choose among {', '.join(METRICS)}")
+        name, _, k = self["valid_metric"].partition("@")
+        if name.lower() not in [known.lower() for known in METRICS] or not k.isdigit() or int(k) < 1:
+            raise CDSRError(f"the key 'valid_metric' looks like NDCG@10, but got {self['valid_metric']!r}")
+        self._check_eval_args()
+        for key in ("epochs", "stopping_step", "train_batch_size", "eval_batch_size", "eval_step"):
+            if self[key] < 1:
+                raise CDSRError(f"the key '{key}' must be at least 1, but is {self[key]}")
+        if self["MAX_ITEM_LIST_LENGTH"] < 2:
+            raise CDSRError(f"MAX_ITEM_LIST_LENGTH must be at least 2, but is {self['MAX_ITEM_LIST_LENGTH']}")
+
+    def _check_eval_args(self) -> None:
+        unknown = sorted(set(self["eval_args"]) - {"split", "group_by", "order", "mode"})
+        if unknown:
+            raise CDSRError(f"eval_args has no key '{unknown[0]}'; it takes split, group_by, order and mode")
+        if self["eval_args"]["order"] != "TO":
+            raise CDSRError("eval_args.order must be TO (time order): any other order trains on the future")
+        if set(self["eval_args"]["mode"].values()) != {"full"}:
+            raise CDSRError("eval_args.mode must be full: sampled candidates give ranks that cannot be compared")
+
+
+def plain(config: CDSRConfig) -> dict[str, Any]:
+    """The settings as plain values that `yaml.safe_dump` can write and CDSRConfig can read back."""
+    derived = {"device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset"}
+    derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", *REFUSED_KEYS}
+    internal = config.internal_config_dict
+    values = {k: v for k, v in config.final_config_dict.items() if k not in derived and k in internal | config.external_config_dict}
+    values["data_path"] = str(Path(config["data_path"]).parent)
+    values["eval_args"] = {**values["eval_args"], "mode": "full"}
+    if (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
+        values["train_neg_sample_args"] = None
+    return {"model": config.model, "dataset": config.dataset, **copy.deepcopy(values)}
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__

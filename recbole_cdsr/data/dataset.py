@@ -1,0 +1,289 @@
+"""CDSRDataset: RecBole's SequentialDataset with a domain per item, exact time order and rows gathered on demand.
+
+Where it differs from RecBole 1.2, and why:
+- order is decided on exact int64 / float64 times with the file's order as tie-break, before anything is cast;
+  RecBole sorts float32 (steps of 128 s at unix times). Tensors hold seconds since the first event, in float64.
+- a row is (user, event, length); the padded lists are gathered per batch (see events.py), not stored.
+- splits are computed with numpy and give RecBole's own parts.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from recbole_cdsr import compat
+from recbole_cdsr.data import split
+from recbole_cdsr.data.atomic import read_columns, read_header, require_valid_times, require_values
+from recbole_cdsr.data.events import EventStore
+from recbole_cdsr.errors import CDSRError
+
+compat.apply()
+
+from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
+from recbole.data.interaction import Interaction  # noqa: E402
+from recbole.utils import FeatureSource, FeatureType  # noqa: E402
+
+EVENT_FIELD = "event_index"
+
+
+class CDSRDataset(SequentialDataset):
+    """Events with domains, ready to be split.
+
+    Attributes (after `build`):
+        events: EventStore of all events.
+        item_domain: [V] domain of each item, 0 for padding.
+        domain_names: C names, "[PAD]" first.
+        tie_share: share of neighbouring events of a user with equal times.
+
+    Raises:
+        CDSRError: for input that cannot be used; one sentence with file, line or key.
+    """
+
+    def __init__(self, config) -> None:
+        self.domain_field = config["DOMAIN_FIELD"]
+        try:
+            super().__init__(config)
+        except CDSRError:
+            raise
+        except ValueError as error:
+            raise CDSRError(f"the data set {config['dataset']} cannot be prepared: {error}") from error
+
+    # Loading
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        self._inter_path = Path(dataset_path) / f"{token}.inter"
+        self._item_path = Path(dataset_path) / f"{token}.item"
+        if not self._inter_path.is_file():
+            raise CDSRError(
+                f"there is no data set '{token}': {self._inter_path} does not exist; "
+                f"put the file there, set --data_path, or use ml-100k"
+            )
+        super()._load_data(token, dataset_path)
+        self._check_interactions()
+        self._attach_domains()
+
+    def _load_feat(self, filepath: str, source) -> pd.DataFrame | None:
+        load, unload = self._get_load_and_unload_col(source)
+        if load == set():
+            return None
+        path, separator = Path(filepath), self.config["field_separator"]
+        encoding = self.config["encoding"] or "utf-8"
+        fields = read_header(path, separator, encoding)
+        names = [name for name in fields if (load is None or name in load) and name not in (unload or ())]
+        if not names:
+            return None
+        frame = read_columns(path, fields, names, separator, encoding)
+        for name in names:
+            self.field2source[name], self.field2type[name] = source, FeatureType(fields[name])
+            if fields[name].endswith("_seq"):
+                frame[name] = self._split_sequences(name, frame[name])
+            else:
+                self.field2seqlen[name] = 1
+            if fields[name].startswith("float"):
+                self.field2bucketnum[name] = 2
+        return frame
+
+    def _split_sequences(self, name: str, texts: pd.Series) -> list[np.ndarray]:
+        kind = float if self.field2type[name] == FeatureType.FLOAT_SEQ else str
+        limit = (self.config["seq_len"] or {}).get(name)
+        separator = self.config["seq_separator"]
+        values = [np.array([kind(part) for part in text.split(separator) if part][:limit]) for text in texts]
+        self.field2seqlen[name] = max(map(len, values))
+        return values
+
+    def _check_interactions(self) -> None:
+        for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
+            name = self.config[key]
+            if name not in self.inter_feat:
+                raise CDSRError(
+                    f"{self._inter_path} has no column '{name}'; add it, or name the column it has by the key '{key}'"
+                )
+            wanted = FeatureType.FLOAT if key == "TIME_FIELD" else FeatureType.TOKEN
+            if self.field2type[name] != wanted:
+                raise CDSRError(f"{self._inter_path}, line 1: the column '{name}' must be {name}:{wanted.value}")
+            require_values(self._inter_path, self.inter_feat, name)
+        require_valid_times(self._inter_path, self.inter_feat[self.time_field].to_numpy(), self.time_field)
+        if self.item_feat is not None:
+            require_values(self._item_path, self.item_feat, self.iid_field)
+
+    def _attach_domains(self) -> None:
+        """Puts every item's domain into item_feat, wherever the files have it; `.inter` wins."""
+        item, domain = self.iid_field, self.domain_field
+        in_inter = domain in self.inter_feat
+        in_item = self.item_feat is not None and domain in self.item_feat
+        if not in_inter and not in_item:
+            raise CDSRError(
+                f"the data set {self.dataset_name} names no domains: add a column {domain}:token to {self._item_path}, "
+                f"or to {self._inter_path.name}, or set the key 'DOMAIN_FIELD'"
+            )
+        if self.field2type[domain] != FeatureType.TOKEN:
+            raise CDSRError(f"the column '{domain}' of {self.dataset_name} must be {domain}:token in the header")
+        if in_item:
+            require_values(self._item_path, self.item_feat, domain)
+            named = self.item_feat.set_index(item)[domain]
+        if in_inter:
+            require_values(self._inter_path, self.inter_feat, domain)
+            seen = self._domain_of_interactions()
+            named = pd.concat([seen, named[~named.index.isin(seen.index)]]) if in_item else seen
+            self.inter_feat = self.inter_feat.drop(columns=domain)
+        if self.item_feat is None:
+            self.item_feat = pd.DataFrame({item: named.index})
+        missing = ~self.inter_feat[item].isin(named.index)
+        if missing.any():
+            line = int(np.argmax(missing.to_numpy()))
+            raise CDSRError(
+                f"{self._inter_path}, line {line + 2}: the item '{self.inter_feat[item].iloc[line]}' has no domain; "
+                f"add a line for it to {self._item_path}"
+            )
+        self.item_feat[domain] = self.item_feat[item].map(named)
+        self.item_feat = self.item_feat[self.item_feat[domain].notna()].reset_index(drop=True)
+        self.field2source[domain], self.field2source[item] = FeatureSource.ITEM, FeatureSource.ITEM_ID
+
+    def _domain_of_interactions(self) -> pd.Series:
+        pairs = self.inter_feat[[self.iid_field, self.domain_field]].drop_duplicates()
+        twice = pairs[self.iid_field].duplicated()
+        if twice.any():
+            item, other = pairs[twice].iloc[0]
+            first = pairs[pairs[self.iid_field] == item].iloc[0, 1]
+            raise CDSRError(
+                f"{self._inter_path}, line {pairs.index[twice][0] + 2}: the item '{item}' is in domain '{other}' here "
+                f"and in '{first}' before; an item has one domain: give it two ids, like '{item}@{other}'"
+            )
+        return pairs.set_index(self.iid_field)[self.domain_field]
+
+    # Processing
+
+    def _data_filtering(self) -> None:
+        order = np.argsort(self.inter_feat[self.time_field].to_numpy(), kind="stable")
+        self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
+        super()._data_filtering()
+
+    def _remove_duplication(self) -> None:
+        """RecBole's, without its second sort, which is not stable."""
+        keep = self.config["rm_dup_inter"]
+        if keep is not None:
+            self.inter_feat = self.inter_feat.drop_duplicates(subset=[self.uid_field, self.iid_field], keep=keep)
+
+    def _fill_nan(self) -> None:
+        """RecBole's, without `fillna(inplace=True)` on a column, which pandas 3 turns into a no-op."""
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            for field in feat:
+                kind = self.field2type[field]
+                if kind == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0).astype(np.int64)
+                elif kind == FeatureType.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+                else:
+                    empty = np.array([], dtype=np.int64 if kind == FeatureType.TOKEN_SEQ else np.float64)
+                    feat[field] = pd.Series([empty if isinstance(value, float) else value for value in feat[field]])
+
+    def _normalize(self) -> None:
+        """RecBole's, but time keeps its unit."""
+        time = self.inter_feat[self.time_field].copy()
+        super()._normalize()
+        self.inter_feat[self.time_field] = time
+
+    def _change_feat_format(self) -> None:
+        self._drop_unused_col()
+        time = self.inter_feat[self.time_field].to_numpy()
+        seconds = (time - time.min()).astype(np.float64)
+        Dataset._change_feat_format(self)
+        columns = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
+        self.item_domain = self.item_feat[self.domain_field]
+        self.domain_names = [str(name) for name in self.field2id_token[self.domain_field]]
+        columns[self.domain_field] = self.item_domain[columns[self.iid_field]]
+        columns[self.time_field] = torch.from_numpy(seconds)
+        self.events = EventStore.from_columns(self.inter_feat[self.uid_field], self.user_num, columns)
+        self.inter_feat.update(Interaction({self.domain_field: columns[self.domain_field]}))
+        self._aug_presets()
+        self.inter_feat = self._all_rows()
+
+    def _all_rows(self) -> Interaction:
+        """One row per event, in the order of the event store; `item_length` 0 marks a user's first event."""
+        user, events = self.events.user, self.events
+        event = torch.arange(len(events))
+        before = event - events.offsets[user]
+        time = events.columns[self.time_field]
+        equal = (time[1:] == time[:-1]) & (before[1:] > 0)
+        self.tie_share = float(equal.sum()) / max(int((before > 0).sum()), 1)
+        length = before.clamp(max=self.max_item_list_len)
+        rows = {self.uid_field: user, **events.columns, self.item_list_length_field: length, EVENT_FIELD: event}
+        return Interaction(rows)
+
+    # Splitting and rows
+
+    def build(self) -> list[CDSRDataset]:
+        """Splits by `eval_args` into training, validation and test parts, as RecBole does.
+
+        Returns:
+            three datasets that share the events; the first knows in `train_stop` [users] where training events end.
+        """
+        self._change_feat_format()
+        length = self.inter_feat[self.item_list_length_field].numpy()
+        predicted = np.flatnonzero(length > 0)
+        user = self.inter_feat[self.uid_field].numpy()[predicted]
+        time = self.inter_feat[self.time_field].numpy()[predicted]
+        part = split.assign_parts(user, time, self.config["eval_args"])
+        rows = [predicted[part == number] for number in range(3)]
+        trained = np.bincount(user[part == split.TRAIN], minlength=self.user_num)
+        count = self.events.offsets.diff()
+        stop = self.events.offsets[:-1] + torch.minimum(torch.from_numpy(trained) + 1, count)
+        if self.config["layout"] == "interaction":
+            event = torch.arange(len(self.events))
+            rows[0] = torch.nonzero(event < stop[self.events.user]).flatten().numpy()
+        table = self.inter_feat.interaction
+        parts = [self.copy(Interaction({name: values[index] for name, values in table.items()})) for index in rows]
+        parts[0].train_stop = stop
+        return parts
+
+    def copy(self, new_inter_feat: Interaction) -> CDSRDataset:
+        part = copy.copy(self)
+        part.inter_feat = new_inter_feat
+        return part
+
+    def gather(self, rows: Interaction, width: int | None = None) -> Interaction:
+        """Adds the padded list of every field to `rows`; no lists in the layout `interaction`, whose models read none.
+
+        Args:
+            rows: scalar columns of B rows.
+            width: columns of the lists; MAX_ITEM_LIST_LENGTH by default.
+
+        Returns:
+            `rows` with <field>_list [B, width].
+        """
+        if self.config["layout"] == "interaction":
+            return rows
+        suffix, width = self.config["LIST_SUFFIX"], width or self.max_item_list_len
+        event, length = rows[EVENT_FIELD], rows[self.item_list_length_field]
+        lists = {field + suffix: self.events.gather(field, event, length, width) for field in self.events.columns}
+        rows.update(Interaction(lists))
+        return rows
+
+    def __getitem__(self, index, join: bool = True) -> Interaction:
+        rows = self.gather(self.inter_feat[index])
+        return self.join(rows) if join else rows
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None):
+        """User x item matrix of the rows, without RecBole's detour through rows of length one."""
+        return Dataset.inter_matrix(self, form, value_field)
+
+    def describe_rows(self) -> dict[str, Tensor]:
+        """What a rank table says about each row beside its ranks.
+
+        Returns:
+            history_length, domain_history_length and switch (the target's domain is not the last event's), each [rows].
+        """
+        event = self.inter_feat[EVENT_FIELD]
+        domain = self.events.columns[self.domain_field]
+        return {
+            "history_length": event - self.events.offsets[self.inter_feat[self.uid_field]],
+            "domain_history_length": self.events.count_before(self.domain_field)[event],
+            "switch": domain[event] != domain[event - 1],
+        }

@@ -1,0 +1,79 @@
+"""Which row is for training, validation or test: RecBole's splits, without loops over users."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recbole_cdsr.errors import CDSRError
+
+TRAIN, VALID, TEST = range(3)
+
+
+def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndarray:
+    """The part of every row.
+
+    Args:
+        user: [rows] users, grouped; each user's rows are in time order.
+        time: [rows] times of the rows' targets.
+        eval_args: RecBole's `split` ({LS: valid_and_test | valid_only | test_only} or {RS: [a, b, c]}) and `group_by`.
+
+    Returns:
+        [rows] TRAIN, VALID or TEST.
+
+    Raises:
+        CDSRError: if the split is none of RecBole's.
+    """
+    settings, group = eval_args["split"], str(eval_args.get("group_by")).lower()
+    if not isinstance(settings, dict) or len(settings) != 1:
+        raise CDSRError("eval_args.split must look like {LS: valid_and_test} or {RS: [0.8, 0.1, 0.1]}")
+    (mode, value), = settings.items()
+    if mode == "LS":
+        return _leave_one_out(user, value)
+    if mode != "RS" or not isinstance(value, list) or len(value) != 3 or min(value) < 0 or sum(value) <= 0:
+        raise CDSRError(f"eval_args.split {settings} is not known; use {{LS: valid_and_test}} or {{RS: [0.8, 0.1, 0.1]}}")
+    ratios = np.array(value, dtype=np.float64) / sum(value)
+    if group == "user":
+        number, total = _number_in_group(user)
+        return _by_count(number, *_counts(total, ratios))
+    if group != "none":
+        raise CDSRError(f"eval_args.group_by must be user or none, but is '{group}'")
+    number = np.empty(len(user), dtype=np.int64)
+    number[np.argsort(time, kind="stable")] = np.arange(len(user))
+    return _by_count(number, *_counts(np.full(len(user), len(user)), ratios))
+
+
+def _number_in_group(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row its number within its user's rows, and how many rows the user has."""
+    _, first, inverse, count = np.unique(user, return_index=True, return_inverse=True, return_counts=True)
+    return np.arange(len(user)) - first[inverse], count[inverse]
+
+
+def _leave_one_out(user: np.ndarray, mode: str) -> np.ndarray:
+    """The last row of each user is held out (two rows: one to validate, one to test); one row always stays."""
+    held = {"valid_and_test": [TEST, VALID], "valid_only": [VALID], "test_only": [TEST]}
+    if mode not in held:
+        raise CDSRError(f"eval_args.split LS takes {', '.join(held)}, but got '{mode}'")
+    number, total = _number_in_group(user)
+    part = np.full(len(user), TRAIN)
+    for from_end, name in enumerate(held[mode]):
+        part[(total - 1 - number == from_end) & (number > 0)] = name
+    return part
+
+
+def _counts(total: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """RecBole's rounding: parts are rounded down, but a part whose share is below one row gets one if it can."""
+    train = total.copy()
+    counts = [(ratio * total).astype(np.int64) for ratio in ratios]
+    train -= counts[VALID] + counts[TEST]
+    alive = np.ones(len(total), dtype=bool)
+    for part in (TEST, VALID):
+        alive &= train > 1
+        share = ratios[part] * total
+        more = alive & (share > 0) & (share < 1)
+        counts[part] = counts[part] + more
+        train = train - more
+    return train, counts[VALID]
+
+
+def _by_count(number: np.ndarray, n_train: np.ndarray, n_valid: np.ndarray) -> np.ndarray:
+    return np.where(number < n_train, TRAIN, np.where(number < n_train + n_valid, VALID, TEST))

@@ -1,0 +1,73 @@
+"""From a model and evaluation rows to a RankTable: the same for models of this package and of RecBole."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_cdsr.counting import Catalogue, Ranks, count_ranks, count_ranks_tiled
+from recbole_cdsr.data.loaders import RowDataLoader
+from recbole_cdsr.model.base import CDSRRecommender
+from recbole_cdsr.ranks import RankTable
+
+
+@torch.no_grad()
+def rank_events(model, loader: RowDataLoader, device: torch.device, show_progress: bool = False) -> RankTable:
+    """Ranks the target of every row among all items and among the items of its domain.
+
+    Our models give a state per row, which is compared with the item table in tiles; RecBole's give all scores.
+
+    Args:
+        model: has `user_state` (ours) or `full_sort_predict` / `predict` (RecBole's).
+        loader: not empty.
+
+    Raises:
+        CDSRError: if a score is NaN.
+    """
+    model.eval()
+    dataset = loader.dataset
+    catalogue = Catalogue(dataset.item_domain)
+    rows = tqdm(loader, desc="evaluate", leave=False, disable=not show_progress)
+    item, domain = dataset.inter_feat[dataset.iid_field], dataset.inter_feat[dataset.domain_field]
+    if isinstance(model, CDSRRecommender):
+        states = torch.cat([model.user_state(batch.to(device)) for batch in rows])
+        states, table = model.comparable(states, model.item_table())
+        ranks = count_ranks_tiled(states, table, catalogue, item, domain, model.item_bias())
+    else:
+        parts, start = [], 0
+        for batch in rows:
+            part = slice(start, start + len(batch))
+            scores = all_scores(model, batch.to(device), dataset.iid_field, dataset.item_num)
+            parts.append(count_ranks(scores, catalogue, item[part], domain[part]))
+            start += len(batch)
+        ranks = Ranks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return _table(dataset, ranks)
+
+
+def all_scores(model, rows, item_field: str, n_items: int) -> Tensor:
+    """Scores [B, V] of a RecBole model; row by row through `predict` where it has no `full_sort_predict`."""
+    try:
+        return model.full_sort_predict(rows).view(-1, n_items)
+    except NotImplementedError:
+        pass
+    scores = []
+    for number in range(len(rows)):
+        repeated = rows[number : number + 1].repeat(n_items)
+        repeated[item_field] = torch.arange(n_items, device=rows[item_field].device)
+        scores.append(model.predict(repeated).view(-1))
+    return torch.stack(scores)
+
+
+def _table(dataset, ranks: Ranks) -> RankTable:
+    rows, tokens = dataset.inter_feat, dataset.field2id_token
+    described = {name: values.numpy() for name, values in dataset.describe_rows().items()}
+    return RankTable(
+        user=tokens[dataset.uid_field][rows[dataset.uid_field].numpy()].astype(str),
+        item=tokens[dataset.iid_field][rows[dataset.iid_field].numpy()].astype(str),
+        domain=rows[dataset.domain_field].numpy(),
+        domain_names=np.array(dataset.domain_names),
+        **described,
+        **ranks._asdict(),
+    )
