@@ -254,12 +254,15 @@ class CDSRConfig(Config):
 
 
 def plain(config: CDSRConfig) -> dict[str, Any]:
-    """The settings as plain values that `yaml.safe_dump` can write and CDSRConfig can read back."""
+    """The settings as plain values that `yaml.safe_dump` can write and CDSRConfig can read back.
+
+    The order of entries is kept: in `domain_groups` it means something.
+    """
     derived = {"device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset"}
     derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", *REFUSED_KEYS}
     internal = config.internal_config_dict
     values = {k: v for k, v in config.final_config_dict.items() if k not in derived and k in internal | config.external_config_dict}
-    values["data_path"] = str(Path(config["data_path"]).parent)
+    values["data_path"] = str(Path(config["data_path"]).parent.resolve())
     values["eval_args"] = {**values["eval_args"], "mode": "full"}
     if (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values["train_neg_sample_args"] = None

@@ -71,7 +71,7 @@ class _Counter:
 
     def __init__(self, catalogue: Catalogue, item: Tensor, domain: Tensor, tile: tuple[int, int], device) -> None:
         self.catalogue, self.item, self.domain = catalogue, item, domain
-        self.width = _side(len(catalogue.order), tile[1])
+        self.width = _side(len(catalogue.order), min(tile[1], 2**20))  # float32 counts exactly up to 2**24
         self.height = min(_side(len(item), tile[0]), self.width)
         self.order = domain.argsort(stable=True)  # [B] row numbers, domain by domain
         sizes = torch.bincount(domain, minlength=len(catalogue.size))
@@ -99,9 +99,6 @@ class _Counter:
 
     def column_tiles(self) -> range:
         return range(0, len(self.catalogue.order), self.width)
-
-    def rows(self, start: int) -> Tensor:
-        return self.order[start : start + self.height]
 
     def columns(self, start: int) -> Tensor:
         return self.catalogue.order[start : start + self.width]
@@ -140,8 +137,10 @@ class _Counter:
                 part = total[top:bottom] if whole else marks[top:bottom, left:right].sum(1).long()
                 self.counts[2 + n, row + top : row + bottom] += part
 
-    def result(self) -> Ranks:
-        if len(self.item) and bool(self.peak.isnan() | self.threshold.isnan().any()):
+    def result(self, padding: Tensor) -> Ranks:
+        """The ranks in the order of the batch; `padding` is what the padding item has for scores."""
+        # The padding item is no candidate, yet its NaN is the sign of a broken model.
+        if len(self.item) and bool(self.peak.isnan() | self.threshold.isnan().any() | padding.isnan().any()):
             raise CDSRError("A score is NaN, so no rank can be given: look for a diverged loss or a division by zero.")
         counts = torch.empty(4, len(self.item), dtype=torch.long)
         counts[:, self.order] = self.counts.cpu()
@@ -240,9 +239,7 @@ def count_ranks(
         block = scores[:, 1 + column : 1 + column + len(items)] if ordered else scores.index_select(1, items)
         for row in counter.row_tiles():
             counter.add(block.index_select(0, rows[row : row + counter.height]).to(exact), row, column)
-    if len(scores) and bool(scores[:, 0].isnan().any()):
-        counter.peak = scores[:, 0].amax()  # the padding item is no candidate, but its NaN is a sign of a broken model
-    return counter.result()
+    return counter.result(scores[:, 0])
 
 
 @torch.no_grad()
@@ -274,6 +271,4 @@ def count_ranks_tiled(
         product.load(counter.columns(column))
         for row in counter.row_tiles():
             counter.add(product.scores(row), row, column)
-    if len(states) and bool(table[0].isnan().any()):
-        counter.peak = table[0].amax()
-    return counter.result()
+    return counter.result(table[0] if bias is None else table[0] + bias[0])

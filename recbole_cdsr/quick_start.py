@@ -245,7 +245,7 @@ def _config_of(run_dir: str | Path | None, changes: dict[str, Any]) -> tuple[CDS
 
 def _config_text(config: CDSRConfig, command: str | None) -> str:
     head = f"# {datetime.date.today()}: {command or 'recbole_cdsr.quick_start.run'}\n"
-    return head + yaml.safe_dump(plain(config), sort_keys=True, allow_unicode=True)
+    return head + yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
 def _json(content: dict) -> bytes:

@@ -32,9 +32,7 @@ def result_dict(
     return {"candidates": candidates, "rows": {"total": len(ranks), "per_domain": rows, "ties": int(ranks.ties.sum())}}
 
 
-def table(
-    ranks: RankTable, metrics: str | Sequence[str] = DEFAULT_METRICS, topk: int | Sequence[int] = (10,)
-) -> str:
+def table(ranks: RankTable, metrics: str | Sequence[str] = DEFAULT_METRICS, topk: int | Sequence[int] = (10,)) -> str:
     """A fixed-width table: one line per domain, then macro and micro; metrics for `domain`, then for `all`.
 
     It fits 100 columns with up to three metrics at one k, and is wider with more.

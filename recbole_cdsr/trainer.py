@@ -275,6 +275,12 @@ class MGDATrainer(Trainer):
 
     def _weights(self, epoch: int) -> dict[str, Any]:
         other = self.model.other_parameter()
+        for name, value in other.items():
+            if not isinstance(value, (Tensor, int, float, str, type(None))):
+                raise CDSRError(
+                    f"{self.config.model} keeps its '{name}' as {type(value).__name__}, which a checkpoint without "
+                    f"pickled code cannot hold; choose another model"
+                )
         return {"epoch": epoch, "state_dict": dict(self.model.state_dict()), "other_parameter": other}
 
     def _write_history(self) -> None:

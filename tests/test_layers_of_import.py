@@ -18,11 +18,11 @@ LAYERS = [
     # 0. Pure mathematics: torch and numpy only.
     {"layers", "objectives", "counting", "ranks", "checkpoint"},
     # 1. What touches RecBole's configuration and data; report turns numbers into tables, so that runs can print one.
-    {"data", "config", "compat", "report"},
+    {"data", "config", "compat", "report", "environment"},
     # 2.
     {"model"},
-    # 3. One trainer for every model.
-    {"trainer"},
+    # 3. One trainer and one way to rank for every model.
+    {"trainer", "evaluation"},
     # 4. What a script calls.
     {"quick_start", "compare", "recommend"},
     # 5. What a person calls.

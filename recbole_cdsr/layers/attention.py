@@ -7,7 +7,7 @@ Cross-domain attention (AutoCDSR, https://arxiv.org/abs/2505.21811, section 3): 
 softmax mass, before dropout, on keys of another domain; the mean over queries, heads, layers and batch, in [0, 1].
 The paper writes the sum over queries; the mean keeps the value independent of length and padding.
 
-Attention has two forms, chosen by length and dropout alone and never by whether a record is wanted:
+Attention has two forms, chosen by length, dropout and gradient mode, never by whether a record is wanted:
 
 - explicit softmax: while attention dropout is active, or up to ``EXPLICIT_MAX_LENGTH`` events. The record reads the
   probabilities that the output needs anyway.
@@ -25,11 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Longest sequence that takes the explicit form when no attention dropout is active. Measured on CPU with one thread at
-# 2,048 events per batch, D 64, H 2, forward and backward, explicit / fused: without a record 0.8 at L 50, 1.1 at 200,
-# 1.3 at 500; with a record and a backward pass per loss 0.6 at L 50, 0.7 at 200, 0.7 at 500, 1.0 at 1,000.
-# Above 256 the memory (B x H x L x L floats per layer) decides for the fused form.
+# Longest sequence that takes the explicit form when no attention dropout is active, with and without gradients.
+# Measured on CPU with one thread, 2,048 events per batch, D 64, H 2, causal; time of explicit / fused:
+#   L                                      50    100   200   500   1,000
+#   forward and backward                   0.8   1.1   1.1   1.3   2.1
+#   with a record, one backward per loss   0.6   0.6   0.7   0.7   1.0
+#   forward only                           1.2   1.1   1.6   2.9   2.0
+# Above 256 memory decides for the fused form: explicit holds B x H x L x L floats per layer until the backward pass.
 EXPLICIT_MAX_LENGTH = 256
+EXPLICIT_MAX_LENGTH_WITHOUT_GRADIENT = 64
 
 # Added to the logits of keys that a query may not attend to: vanishes in the softmax, fits half precision, and leaves a
 # uniform row instead of NaN where a query may attend to nothing.
@@ -155,7 +159,8 @@ class SelfAttention(nn.Module):
         query, key = self._split(self.query_key(states), 2)
         (value,) = self._split(self.value(states), 1)
         drops = self.training and self.attn_dropout_prob > 0.0
-        if drops or states.size(1) <= EXPLICIT_MAX_LENGTH:
+        limit = EXPLICIT_MAX_LENGTH if torch.is_grad_enabled() else EXPLICIT_MAX_LENGTH_WITHOUT_GRADIENT
+        if drops or states.size(1) <= limit:
             context = self._explicit(query, key, value, may_attend, record)
         else:
             context = self._fused(query, key, value, may_attend)

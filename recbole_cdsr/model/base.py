@@ -37,7 +37,7 @@ def read_choice(config: Any, key: str, choices: Sequence[str]) -> str:
 
 
 def read_number(config: Any, key: str, low: float, high: float = float("inf"), ends: str = "[]") -> float:
-    """The value of ``key``, a number from ``low`` to ``high``, else CDSRError; ``ends`` says which ends count: [) etc."""
+    """The value of ``key``, a number from ``low`` to ``high``, else CDSRError; ``ends`` says which ends count."""
     value = config[key]
     fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
     fits = fits and (low < value or (low == value and ends[0] == "["))
