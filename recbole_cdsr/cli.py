@@ -77,9 +77,13 @@ def _run(argv: list[str]) -> int:
     )
     parser.add_argument("-m", "--model", help="name of a model, ours or RecBole's (default: AutoCDSR)")
     parser.add_argument("-d", "--dataset", help="name of a data set (default: ml-100k)")
-    parser.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="yaml files with keys, later ones win")
-    parser.add_argument("--run_dir", help="folder for everything of this run (default: runs/<model>-<dataset>-<time>-<hash>)")
-    parser.add_argument("--resume", nargs="?", const=True, metavar="DIR", help="go on with the run in DIR (or in --run_dir)")
+    parser.add_argument(
+        "--config_files", nargs="+", default=[], metavar="FILE", help="yaml files with keys, later ones win"
+    )
+    parser.add_argument("--run_dir", help="folder of this run (default: runs/<model>-<dataset>-<time>-<hash>)")
+    parser.add_argument(
+        "--resume", nargs="?", const=True, metavar="DIR", help="go on with the run in DIR (or in --run_dir)"
+    )
     _output_options(parser)
     options, rest = parser.parse_known_args(argv)
     keys = parse_keys(rest)

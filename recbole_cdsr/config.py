@@ -105,7 +105,9 @@ def resolve_model(model: str | type) -> type:
     name = model_name(model)
     if name in own_models().values():
         module = next(
-            path.stem for path in (Path(__file__).parent / "model").glob("*.py") if normalise(path.stem) == normalise(name)
+            path.stem
+            for path in (Path(__file__).parent / "model").glob("*.py")
+            if normalise(path.stem) == normalise(name)
         )
         return getattr(importlib.import_module(f"recbole_cdsr.model.{module}"), name)
     kind = "sequential" if name in recbole_models(("sequential_recommender",)).values() else "general"
@@ -201,8 +203,9 @@ class CDSRConfig(Config):
         elif isinstance(default, float):
             fits, wanted = isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"
         else:
-            fits, wanted = isinstance(value, type(default)), {str: "a text", list: "a list", dict: "a mapping"}.get(
-                type(default), type(default).__name__
+            fits, wanted = (
+                isinstance(value, type(default)),
+                {str: "a text", list: "a list", dict: "a mapping"}.get(type(default), type(default).__name__),
             )
         if not fits:
             raise CDSRError(f"the key '{key}' takes {wanted}, but got {value!r}")
@@ -218,9 +221,8 @@ class CDSRConfig(Config):
         final["gpu_id"] = str(final["gpu_id"])
         use_gpu = final["use_gpu"] and torch.cuda.is_available()
         if use_gpu and not (final["gpu_id"].isdigit() and int(final["gpu_id"]) < torch.cuda.device_count()):
-            raise CDSRError(
-                f"there is no GPU '{final['gpu_id']}'; set gpu_id to 0 .. {torch.cuda.device_count() - 1}, or use_gpu to False"
-            )
+            last = torch.cuda.device_count() - 1
+            raise CDSRError(f"there is no GPU '{final['gpu_id']}'; set gpu_id to 0 .. {last}, or use_gpu to False")
         final["device"] = torch.device("cuda", int(final["gpu_id"])) if use_gpu else torch.device("cpu")
         final["single_spec"], final["local_rank"] = True, 0
 
@@ -261,7 +263,11 @@ def plain(config: CDSRConfig) -> dict[str, Any]:
     derived = {"device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset"}
     derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", *REFUSED_KEYS}
     internal = config.internal_config_dict
-    values = {k: v for k, v in config.final_config_dict.items() if k not in derived and k in internal | config.external_config_dict}
+    values = {
+        k: v
+        for k, v in config.final_config_dict.items()
+        if k not in derived and k in internal | config.external_config_dict
+    }
     values["data_path"] = str(Path(config["data_path"]).parent.resolve())
     values["eval_args"] = {**values["eval_args"], "mode": "full"}
     if (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):

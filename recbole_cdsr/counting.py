@@ -140,7 +140,7 @@ class _Counter:
     def result(self, padding: Tensor) -> Ranks:
         """The ranks in the order of the batch; `padding` is what the padding item has for scores."""
         # The padding item is no candidate, yet its NaN is the sign of a broken model.
-        if len(self.item) and bool(self.peak.isnan() | self.threshold.isnan().any() | padding.isnan().any()):
+        if len(self.item) and bool(self.peak.isnan() | padding.isnan().any()):
             raise CDSRError("A score is NaN, so no rank can be given: look for a diverged loss or a division by zero.")
         counts = torch.empty(4, len(self.item), dtype=torch.long)
         counts[:, self.order] = self.counts.cpu()

@@ -60,9 +60,7 @@ def model_name(name: str) -> str:
     key = normalise(name)
     if key in known:
         return known[key]
-    raise CDSRError(
-        f"there is no model '{name}'; {nearest(key, known, 'run `recbole-cdsr --help` to see all models')}"
-    )
+    raise CDSRError(f"there is no model '{name}'; {nearest(key, known, 'run `recbole-cdsr --help` to see all models')}")
 
 
 def nearest(name: str, known, otherwise: str = "") -> str:

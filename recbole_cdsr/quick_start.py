@@ -186,21 +186,19 @@ def _result(built: Run, part: str, ranks: RankTable) -> dict[str, Any]:
 
 def _describe(built: Run) -> None:
     """Says in a few lines what the data and the model are."""
-    dataset, events = built.dataset, built.train.dataset.events
-    domains = events.columns[dataset.domain_field].bincount(minlength=len(dataset.domain_names)).tolist()
-    items = built.train.dataset.item_domain.bincount(minlength=len(dataset.domain_names)).tolist()
-    logger.info(
-        "%s: %d users, %d items, %d events; %.1f %% of neighbouring events share a time and keep the file's order",
-        dataset.dataset_name, dataset.user_num - 1, dataset.item_num - 1, len(events), 100 * built.train.dataset.tie_share,
-    )  # fmt: skip
-    names = built.train.dataset.domain_names
-    logger.info("domains: %s", ", ".join(f"{n} {e} events {i} items" for n, e, i in list(zip(names, domains, items))[1:]))
+    data, config = built.train.dataset, built.config
+    n_domains = len(data.domain_names)
+    events = data.events.columns[data.domain_field].bincount(minlength=n_domains).tolist()
+    items = data.item_domain.bincount(minlength=n_domains).tolist()
+    users, catalogue, tied = data.user_num - 1, data.item_num - 1, 100 * data.tie_share
+    logger.info("%s: %d users, %d items, %d events", config["dataset"], users, catalogue, len(data.events))
+    logger.info("%.1f %% of neighbouring events share a time and keep the order of the file", tied)
+    for name, n_events, n_items in list(zip(data.domain_names, events, items, strict=True))[1:]:
+        logger.info("domain %s: %d events, %d items", name, n_events, n_items)
     count = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
+    logger.info("%s: %d parameters on %s, layout %s", config.model, count, config["device"], config["layout"])
     rows = [len(loader.dataset) for loader in (built.train, built.valid, built.test)]
-    logger.info(
-        "%s: %d parameters on %s, layout %s; targets to train on %d, to validate %d, to test %d",
-        built.config.model, count, built.config["device"], built.config["layout"], *rows,
-    )  # fmt: skip
+    logger.info("targets: %d to train on, %d to validate, %d to test", *rows)
 
 
 def _refuse_special_models(config: CDSRConfig) -> None:
@@ -238,7 +236,9 @@ def _config_of(run_dir: str | Path | None, changes: dict[str, Any]) -> tuple[CDS
     settings = read_yaml(folder / CONFIG)
     for key, value in changes.items():
         if key not in MAY_CHANGE and settings.get(key) != value:
-            raise CDSRError(f"the run in {folder} has {key} = {settings.get(key)}; a resumed run cannot change it to {value}")
+            raise CDSRError(
+                f"the run in {folder} has {key} = {settings.get(key)}; a resumed run cannot change it to {value}"
+            )
         settings[key] = value
     return CDSRConfig(settings.pop("model"), settings.pop("dataset"), config_dict=settings), folder
 
@@ -261,7 +261,9 @@ def _log_to(path: Path, level: str) -> None:
     try:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise CDSRError(f"cannot write {path}: {error.strerror or error}; set --run_dir to a folder that can be written") from None
+        raise CDSRError(
+            f"cannot write {path}: {error.strerror or error}; set --run_dir to a folder that can be written"
+        ) from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(getattr(logging, str(level).upper(), logging.INFO))

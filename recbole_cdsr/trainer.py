@@ -11,8 +11,6 @@ and the best result on resume.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections import defaultdict
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_cdsr import checkpoint, compat
+from recbole_cdsr import checkpoint, compat, history
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.evaluation import rank_events
 from recbole_cdsr.model.base import CDSRRecommender
@@ -95,7 +93,7 @@ class MGDATrainer(Trainer):
             if saved:
                 if score is None:
                     self._save_best(epoch)
-                self._write_history()
+                history.write(self.folder / HISTORY, self.history)
                 self._save_last(epoch, train_data)
             if callback_fn and score is not None:
                 callback_fn(epoch, score)
@@ -283,28 +281,12 @@ class MGDATrainer(Trainer):
                 )
         return {"epoch": epoch, "state_dict": dict(self.model.state_dict()), "other_parameter": other}
 
-    def _write_history(self) -> None:
-        names = list(dict.fromkeys(name for row in self.history for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        checkpoint.write_bytes(self.folder / HISTORY, text.getvalue().encode())
-
     def _report(self, row: dict[str, float], verbose: bool) -> None:
         for name, value in row.items():
             if name != "epoch":
                 self.tensorboard.add_scalar(name, value, row["epoch"])
-        shown = [f"epoch {row['epoch']}", f"loss {row['loss']:.4f}"]
-        for name, label in (("loss_cross_domain", "a_cd"), ("factor", "factor"), ("cosine", "cosine")):
-            if name in row:
-                shown.append(f"{label} {row[name]:.3f}")
-        if "valid_score" in row:
-            mark = " (best)" if self.best_epoch == row["epoch"] else ""
-            shown.append(f"valid {self.config['valid_metric']} {row['valid_score']:.4f}{mark}")
-        shown.append(f"{row['train_seconds']:.1f} s")
         if verbose:
-            self.logger.info(", ".join(shown))
+            self.logger.info(history.sentence(row, self.config["valid_metric"], self.best_epoch))
 
 
 def _weighted_sum(parts: list[Tensor | None], weights: list[float]) -> Tensor | None:

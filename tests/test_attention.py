@@ -189,6 +189,11 @@ def test_the_share_reaches_exactly_the_parameters_of_attention(form, n_layers):
     assert reached == {id(p) for p in encoder.parameters_of_attention()}
 
 
+def test_the_matrix_must_be_asked_for():
+    with pytest.raises(ValueError, match="keep_matrix"):
+        CrossDomainRecord(torch.ones(1, 2, dtype=torch.long), 2).matrix()
+
+
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.73])
 def test_dropout_keeps_the_expectation_and_zeroes_the_asked_share(probability):
     torch.manual_seed(0)

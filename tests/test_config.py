@@ -14,7 +14,13 @@ from recbole_cdsr.names import model_name, own_models
 
 @pytest.mark.parametrize(
     ("written", "name"),
-    [("AutoCDSR", "AutoCDSR"), ("autocdsr", "AutoCDSR"), ("sasrec", "SASRec"), ("bert4rec", "BERT4Rec"), ("pop", "Pop")],
+    [
+        ("AutoCDSR", "AutoCDSR"),
+        ("autocdsr", "AutoCDSR"),
+        ("sasrec", "SASRec"),
+        ("bert4rec", "BERT4Rec"),
+        ("pop", "Pop"),
+    ],
 )
 def test_names_as_people_write_them(written, name):
     assert model_name(written) == name

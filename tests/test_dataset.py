@@ -60,7 +60,9 @@ def test_prefix_rows_and_parts_are_recboles(split):
     keys = {"eval_args": {"split": split, "order": "TO", "group_by": "user", "mode": "full"}, "layout": "prefix"}
     config, ours = make_dataset("x", "SASRec", **keys)
     parts = ours.build()
-    theirs = SequentialDataset(make_config("x", "SASRec", **keys, load_col={"inter": ["user_id", "item_id", "timestamp"]}))
+    theirs = SequentialDataset(
+        make_config("x", "SASRec", **keys, load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    )
     for mine, reference in zip(parts, theirs.build(), strict=True):
         got, want = mine[torch.arange(len(mine))], reference.inter_feat
 
@@ -221,25 +223,31 @@ def test_facts_about_rows_match_plain_counting():
 
 
 BAD_FILES = {
-    "no column for the domain": (dict(item=[("a",)], item_header=("item_id:token",)), "names no domains"),
-    "an item without a domain": (dict(item=[("b", "x")]), "line 2: the item 'a' has no domain"),
-    "an empty domain": (dict(item=[("a", "x"), ("b", "")]), "line 3: the column 'domain_id' has no value"),
-    "a time that is no number": (dict(inter=[("u", "a", 1), ("u", "b", "soon")]), "line 3: 'soon' in column 'timestamp'"),
-    "a negative time": (dict(inter=[("u", "a", 1), ("u", "b", -3)]), "line 3: -3 in column 'timestamp'"),
-    "a time that is nan": (dict(inter=[("u", "a", "nan")]), "line 2"),
-    "no header": (dict(inter_header=("1", "2", "3")), "line 1: the column '1' is not name:type"),
-    "a column twice": (dict(inter_header=("user_id:token", "user_id:token", "timestamp:float")), "stands there twice"),
-    "no column for the user": (dict(inter_header=("x:token", "item_id:token", "timestamp:float")), "no column 'user_id'"),
-    "a row with too few columns": (dict(inter=[("u", "a", 1), ("u", "b")]), "line 3: 2 columns instead of"),
-    "no rows": (dict(inter=[]), "has a header but no rows"),
-    "an empty user": (dict(inter=[("", "a", 1)]), "line 2: the column 'user_id' has no value"),
-    "nobody with two events": (dict(inter=[("u", "a", 1), ("v", "b", 2)]), "no user with at least two training events"),
+    "no column for the domain": ({"item": [("a",)], "item_header": ("item_id:token",)}, "names no domains"),
+    "an item without a domain": ({"item": [("b", "x")]}, "line 2: the item 'a' has no domain"),
+    "an empty domain": ({"item": [("a", "x"), ("b", "")]}, "line 3: the column 'domain_id' has no value"),
+    "a time that is no number": (
+        {"inter": [("u", "a", 1), ("u", "b", "soon")]},
+        "line 3: 'soon' in column 'timestamp'",
+    ),
+    "a negative time": ({"inter": [("u", "a", 1), ("u", "b", -3)]}, "line 3: -3 in column 'timestamp'"),
+    "a time that is nan": ({"inter": [("u", "a", "nan")]}, "line 2"),
+    "no header": ({"inter_header": ("1", "2", "3")}, "line 1: the column '1' is not name:type"),
+    "a column twice": ({"inter_header": ("user_id:token", "user_id:token", "timestamp:float")}, "stands there twice"),
+    "no column for the user": (
+        {"inter_header": ("x:token", "item_id:token", "timestamp:float")},
+        "no column 'user_id'",
+    ),
+    "a row with too few columns": ({"inter": [("u", "a", 1), ("u", "b")]}, "line 3: 2 columns instead of"),
+    "no rows": ({"inter": []}, "has a header but no rows"),
+    "an empty user": ({"inter": [("", "a", 1)]}, "line 2: the column 'user_id' has no value"),
+    "nobody with two events": ({"inter": [("u", "a", 1), ("v", "b", 2)]}, "no user with at least two training events"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_bad_files_are_told_in_one_sentence(change, message):
-    good = dict(inter=[("u", "a", 1), ("u", "b", 2), ("u", "a", 3)], item=[("a", "x"), ("b", "y")])
+    good = {"inter": [("u", "a", 1), ("u", "b", 2), ("u", "a", 3)], "item": [("a", "x"), ("b", "y")]}
     write_dataset("x", **{**good, **change})
     with pytest.raises(CDSRError) as caught:
         config, dataset = make_dataset("x")

@@ -16,7 +16,7 @@ LAYERS = [
     # Below everything: standard library only.
     {"__init__", "errors", "paths", "names"},
     # 0. Pure mathematics: torch and numpy only.
-    {"layers", "objectives", "counting", "ranks", "checkpoint"},
+    {"layers", "objectives", "counting", "ranks", "checkpoint", "history"},
     # 1. What touches RecBole's configuration and data; report turns numbers into tables, so that runs can print one.
     {"data", "config", "compat", "report", "environment"},
     # 2.

@@ -209,6 +209,15 @@ def test_saved_is_loaded(rows, tmp_path):
     assert os.listdir(path.parent) == ["ranks.npz"]
 
 
+def test_a_save_replaces_the_file_as_a_whole(tmp_path):
+    """A reader that has the old file open, here by a second name, never sees a mixture."""
+    path = tmp_path / "ranks.npz"
+    make(5).save(path)
+    os.link(path, tmp_path / "old.npz")
+    make(9).save(path)
+    assert len(RankTable.load(tmp_path / "old.npz")) == 5 and len(RankTable.load(path)) == 9
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "ranks.npz"
     make(5).save(path)
@@ -249,6 +258,17 @@ def test_a_flipped_bit_is_refused_or_harmless(place, bit, stored, tmp_path_facto
     except CDSRError:
         return
     assert_same(table, make(6))
+
+
+def test_a_header_that_hides_values_is_refused(tmp_path):
+    """One character less of a domain name would load without complaint, were the checksum not looked at."""
+    path, columns = tmp_path / "ranks.npz", dataclasses.asdict(make(3))
+    np.savez(path, format=1, **columns)
+    content = path.read_bytes()
+    assert len(RankTable.load(path)) == 3 and content.count(b"'descr': '<U5'") == 1
+    path.write_bytes(content.replace(b"'descr': '<U5'", b"'descr': '<U4'"))
+    with pytest.raises(CDSRError, match="damaged"):
+        RankTable.load(path)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -26,11 +26,13 @@ def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndar
     settings, group = eval_args["split"], str(eval_args.get("group_by")).lower()
     if not isinstance(settings, dict) or len(settings) != 1:
         raise CDSRError("eval_args.split must look like {LS: valid_and_test} or {RS: [0.8, 0.1, 0.1]}")
-    (mode, value), = settings.items()
+    ((mode, value),) = settings.items()
     if mode == "LS":
         return _leave_one_out(user, value)
     if mode != "RS" or not isinstance(value, list) or len(value) != 3 or min(value) < 0 or sum(value) <= 0:
-        raise CDSRError(f"eval_args.split {settings} is not known; use {{LS: valid_and_test}} or {{RS: [0.8, 0.1, 0.1]}}")
+        raise CDSRError(
+            f"eval_args.split {settings} is not known; use {{LS: valid_and_test}} or {{RS: [0.8, 0.1, 0.1]}}"
+        )
     ratios = np.array(value, dtype=np.float64) / sum(value)
     if group == "user":
         number, total = _number_in_group(user)
