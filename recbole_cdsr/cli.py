@@ -13,6 +13,7 @@ from recbole_cdsr import __version__
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import BUILT_IN_DATASETS, nearest, own_models, recbole_models
 
+CONSOLE = "recbole-cdsr console"
 COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
@@ -177,12 +178,17 @@ def _print_result(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def _set_up_logging(quiet: bool) -> None:
+    """The log goes to stderr, so that stdout holds the result only."""
     import logging
 
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if one.get_name() == CONSOLE]:
+        root.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(CONSOLE)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger().addHandler(handler)
+    root.addHandler(handler)
 
 
 def _named_in_files(files: list[str]) -> dict[str, str]:

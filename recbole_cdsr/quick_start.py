@@ -93,29 +93,38 @@ def run(
         config, folder = _config_of(run_dir, config_dict or {})
     else:
         config = CDSRConfig(model, dataset, config_file_list, config_dict)
-        folder = _new_folder(config, run_dir)
-    _log_to(folder / LOG, config["state"])
-    if not resume:
-        checkpoint.write_bytes(folder / CONFIG, _config_text(config, command).encode())
-        checkpoint.write_bytes(folder / ENVIRONMENT, _json(environment(config, command)))
-    logger.info("run folder: %s", folder)
+        folder = _free_folder(config, run_dir)
+    data = prepare(config)  # before the folder is made: bad data leave nothing behind
+    _open_folder(folder, config, command, new=not resume)
     try:
-        return _train(build(config, folder), folder, resume)
+        return _train(build(config, data, folder), folder, resume)
     except KeyboardInterrupt:
         raise Interrupted(str(folder)) from None
 
 
-def build(config: CDSRConfig, folder: Path) -> Run:
-    """Data, model and trainer for `config`, seeded; checkpoints will lie in `folder`."""
+def prepare(config: CDSRConfig) -> tuple[CDSRDataset, tuple]:
+    """The data of `config`: built if they are built in, loaded, split.
+
+    Returns:
+        the whole data set, and the training, validation and test loaders.
+
+    Raises:
+        CDSRError: if the data cannot be used, or the model needs what this package does not feed.
+    """
     _refuse_special_models(config)
-    config["checkpoint_dir"] = str(folder)
     ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
     init_seed(config["seed"], config["reproducibility"])
     dataset = CDSRDataset(config)
-    train, valid, test = make_loaders(config, dataset)
+    return dataset, make_loaders(config, dataset)
+
+
+def build(config: CDSRConfig, data: tuple[CDSRDataset, tuple], folder: Path) -> Run:
+    """Model and trainer for prepared data, seeded; checkpoints will lie in `folder`."""
+    config["checkpoint_dir"] = str(folder)
+    dataset, loaders = data
     init_seed(config["seed"], config["reproducibility"])
-    model = config.model_class(config, train.dataset).to(config["device"])
-    return Run(config, dataset, model, MGDATrainer(config, model), train, valid, test)
+    model = config.model_class(config, loaders[0].dataset).to(config["device"])
+    return Run(config, dataset, model, MGDATrainer(config, model), *loaders)
 
 
 def load(run_dir: str | Path) -> Run:
@@ -125,7 +134,7 @@ def load(run_dir: str | Path) -> Run:
         CDSRError: if the folder holds no run, or its checkpoint is damaged.
     """
     config, folder = _config_of(run_dir, {})
-    built = build(config, folder)
+    built = build(config, prepare(config), folder)
     built.trainer.load_best()
     return built
 
@@ -213,17 +222,27 @@ def _refuse_special_models(config: CDSRConfig) -> None:
         raise CDSRError(f"{config.model} predicts one target per row; leave the key 'layout' at prefix")
 
 
-def _new_folder(config: CDSRConfig, run_dir: str | Path | None) -> Path:
+def _free_folder(config: CDSRConfig, run_dir: str | Path | None) -> Path:
+    """The folder for a new run; it may exist, but holds no run."""
     digest = hashlib.sha256(yaml.safe_dump(plain(config)).encode()).hexdigest()[:6]
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     folder = Path(run_dir) if run_dir else Path("runs") / f"{normalise(config.model)}-{config.dataset}-{now}-{digest}"
     if (folder / CONFIG).exists():
         raise CDSRError(f"{folder} already holds a run; go on with it by --resume, or choose another --run_dir")
+    return folder
+
+
+def _open_folder(folder: Path, config: CDSRConfig, command: str | None, new: bool) -> None:
+    """Makes the folder, sends the log there, and writes down what a new run starts from."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CDSRError(f"cannot make the run folder {folder}: {error.strerror or error}; set --run_dir") from None
-    return folder
+    _log_to(folder / LOG, config["state"])
+    if new:
+        checkpoint.write_bytes(folder / CONFIG, _config_text(config, command).encode())
+        checkpoint.write_bytes(folder / ENVIRONMENT, _json(environment(config, command)))
+    logger.info("run folder: %s", folder)
 
 
 def _config_of(run_dir: str | Path | None, changes: dict[str, Any]) -> tuple[CDSRConfig, Path]:

@@ -201,7 +201,7 @@ class RankTable:
             raise CDSRError(f"{path}: there is no rank table here.")
         try:
             with zipfile.ZipFile(path) as archive:
-                if (damaged := archive.testzip()) is not None:  # np.load alone does not check what a header leaves unread
+                if (damaged := archive.testzip()) is not None:  # np.load skips the check of a cut array
                     raise ValueError(f"wrong checksum of {damaged}")
             with np.load(path, allow_pickle=False) as stored:
                 version, names = int(stored["format"]), stored["domain_names"].tolist()

@@ -1,4 +1,4 @@
-"""AutoCDSR: what it may see, what it equals, what its two losses reach."""
+"""AutoCDSR: what it may see, what its rows ask for, what its two losses reach."""
 
 from __future__ import annotations
 

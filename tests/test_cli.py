@@ -51,6 +51,7 @@ def test_mistakes_end_in_one_sentence(arguments, message, capsys):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and len(error.strip().splitlines()) == 1
+    assert not Path("runs").exists(), "a command that cannot run leaves nothing behind"
 
 
 def test_a_run_leaves_one_folder_with_everything_and_can_be_evaluated():
@@ -69,7 +70,7 @@ def test_a_run_leaves_one_folder_with_everything_and_can_be_evaluated():
     assert result["environment"]["versions"]["recbole"] and result["seed"] == result["environment"]["seed"]
     assert yaml.safe_load((folder / "config.yaml").read_text())["hidden_size"] == 16
     ranks = RankTable.load(folder / "ranks.npz")
-    assert len(ranks.user) == result["rows"]["micro"] == 60
+    assert len(ranks.user) == result["rows"]["total"] == 60
     again = command("evaluate", "--run", "out/run", "--json", cwd="out")
     assert again.returncode == 2, "a folder is found from where it is"
     again = command("evaluate", "--run", str(folder.resolve()), "--json", cwd="out")

@@ -265,8 +265,8 @@ def test_a_header_that_hides_values_is_refused(tmp_path):
     path, columns = tmp_path / "ranks.npz", dataclasses.asdict(make(3))
     np.savez(path, format=1, **columns)
     content = path.read_bytes()
-    assert len(RankTable.load(path)) == 3 and content.count(b"'descr': '<U5'") == 1
-    path.write_bytes(content.replace(b"'descr': '<U5'", b"'descr': '<U4'"))
+    assert len(RankTable.load(path)) == 3 and content.count(b"'descr': '<U6'") == 1
+    path.write_bytes(content.replace(b"'descr': '<U6'", b"'descr': '<U5'"))
     with pytest.raises(CDSRError, match="damaged"):
         RankTable.load(path)
 

@@ -31,7 +31,7 @@ MODELS = {
 def build(folder, model="AutoCDSR", **keys):
     config = CDSRConfig(model.split()[0], "toy", config_dict={**MODELS[model], **keys})
     folder.mkdir(exist_ok=True)
-    return quick_start.build(config, folder)
+    return quick_start.build(config, quick_start.prepare(config), folder)
 
 
 def same_weights(first, second):
