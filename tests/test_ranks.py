@@ -261,12 +261,12 @@ def test_a_flipped_bit_is_refused_or_harmless(place, bit, stored, tmp_path_facto
 
 
 def test_a_header_that_hides_values_is_refused(tmp_path):
-    """One character less of a domain name would load without complaint, were the checksum not looked at."""
-    path, columns = tmp_path / "ranks.npz", dataclasses.asdict(make(3))
-    np.savez(path, format=1, **columns)
+    """Tokens cut by one character would load without complaint, were the checksums not looked at first."""
+    path = tmp_path / "ranks.npz"
+    np.savez(path, format=1, **dataclasses.asdict(make(2000)))
     content = path.read_bytes()
-    assert len(RankTable.load(path)) == 3 and content.count(b"'descr': '<U6'") == 1
-    path.write_bytes(content.replace(b"'descr': '<U6'", b"'descr': '<U5'"))
+    assert len(RankTable.load(path)) == 2000 and content.count(b"'descr': '<U5'") == 2  # user and item
+    path.write_bytes(content.replace(b"'descr': '<U5'", b"'descr': '<U4'"))
     with pytest.raises(CDSRError, match="damaged"):
         RankTable.load(path)
 
