@@ -168,6 +168,10 @@ class RankTable:
             result[value] = {**self.metrics(metrics, topk, candidates, rows), "rows": len(rows)}
         return result
 
+    def equals(self, other: RankTable) -> bool:
+        """Whether every value is the same."""
+        return all(np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
     @classmethod
     def concat(cls, tables: Sequence[RankTable]) -> RankTable:
         """The rows of several tables, in the order given; their domain names must agree."""
@@ -181,7 +185,6 @@ class RankTable:
     def save(self, path: str | Path) -> None:
         """Writes an .npz without pickles; the file appears complete or not at all."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # same folder: os.replace cannot cross disks
         columns = {name: getattr(self, name) for name in _COLUMNS}
         names = np.array(self.domain_names, dtype=str)
@@ -191,6 +194,8 @@ class RankTable:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+        except OSError as error:
+            raise CDSRError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder") from None
         finally:
             temporary.unlink(missing_ok=True)
 

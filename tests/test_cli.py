@@ -17,7 +17,8 @@ import yaml
 from recbole_cdsr import cli
 from recbole_cdsr.ranks import RankTable
 
-SMALL = ["--dataset", "toy", "--epochs", "3", "--hidden_size=16", "--inner_size", "16", "--n_layers", "1"]
+TINY = ["--dataset", "toy", "--hidden_size=16", "--inner_size", "16", "--n_layers", "1"]
+SMALL = [*TINY, "--epochs", "3"]
 
 
 def command(*arguments, **keys):
@@ -124,7 +125,7 @@ def wait_for_epochs(folder: Path, count: int, process: subprocess.Popen) -> None
     raise AssertionError(process.communicate()[1])
 
 
-LONG = [*SMALL, "--stopping_step", "1000", "--epochs", "25", "--seed", "3"]
+LONG = [*TINY, "--stopping_step", "1000", "--epochs", "25", "--seed", "3"]
 
 
 @pytest.mark.parametrize("model", ["AutoCDSR", "SASRec"])

@@ -227,7 +227,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(ranks.np, "savez_compressed", break_off)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CDSRError, match="disk full"):
         make(9).save(path)
     assert len(RankTable.load(path)) == 5 and os.listdir(tmp_path) == ["ranks.npz"]
 
