@@ -189,13 +189,15 @@ class RankTable:
         columns = {name: getattr(self, name) for name in _COLUMNS}
         names = np.array(self.domain_names, dtype=str)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
                 np.savez_compressed(file, format=_FORMAT, domain_names=names, **columns)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise CDSRError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder") from None
+            reason = error.strerror or error
+            raise CDSRError(f"cannot write {path}: {reason}; make room or choose another folder") from None
         finally:
             temporary.unlink(missing_ok=True)
 
