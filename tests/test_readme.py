@@ -1,0 +1,44 @@
+"""Every command and every line of Python in the README runs, as it stands, on the small data set."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+
+def blocks(repo, language):
+    return re.findall(rf"```{language}\n(.*?)```", (repo / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_first_screen_has_both_commands(repo):
+    first = (repo / "README.md").read_text(encoding="utf-8").splitlines()[:30]
+    assert any("pip install -e" in line and "run_recbole_cdsr.py" in line for line in first)
+    assert "python -m pytest" in first
+
+
+@pytest.mark.slow
+def test_commands_run(repo):
+    lines = [line.split("  #")[0].strip() for block in blocks(repo, "bash") for line in block.splitlines()]
+    ours = [line for line in lines if line.startswith(("python run_recbole_cdsr.py", "recbole-cdsr"))]
+    assert len(ours) >= 6
+    for line in ours:
+        words = shlex.split(line)
+        words = [sys.executable, *(["-m", "recbole_cdsr"] if words[0] == "recbole-cdsr" else [repo / words[1]]),
+                 *words[1 if words[0] == "recbole-cdsr" else 2 :]]  # fmt: skip
+        if "--help" not in words and "evaluate" not in words:
+            words += ["--epochs", "2"] if "--resume" in words else ["--dataset", "toy", "--epochs", "2"]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_python_runs(repo):
+    for block in blocks(repo, "python"):
+        code = block.replace('"ml-100k"', '"toy"')
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+        assert done.returncode == 0, done.stderr
