@@ -198,8 +198,8 @@ class Outcome:
     """What a strategy decided for one step.
 
     weights [M]: on the losses' device; a weight of 0 means: leave that gradient out (0 * NaN is NaN).
-    log: `factor` (weight of a_cd), `clipped` and `skipped` (0 or 1; their sums count steps), and where defined in this
-    step `gradient_norm_rec`, `gradient_norm_cross_domain`, `cosine`. Always finite, so epochs can average each key.
+    log: `weight_cross_domain`, `clipped` and `skipped` (0 or 1; their sums count steps), and where defined in this step
+    `factor`, `gradient_norm_rec`, `gradient_norm_cross_domain`, `cosine`. Always finite, so epochs can average them.
     """
 
     weights: Tensor
@@ -209,7 +209,7 @@ class Outcome:
 class Weighting:
     """Maps the Gramian and the losses of one step, ordered (rec, cross_domain), to weights.
 
-    Keeps no state between steps, so a resumed run needs nothing from it. A single loss has weight 1.
+    Keeps no state between steps: a resumed run needs nothing from it. A single loss has weight 1.
     Subclasses say whether they need gradients (gramian is None otherwise) and override `weigh`.
     """
 
@@ -229,7 +229,8 @@ class Weighting:
         if self.needs_gradients and (gramian is None or gramian.shape != (2, 2)):
             raise CDSRError(f"{type(self).__name__} needs the 2 x 2 Gramian of the two losses' gradients")
         weights, log = self.weigh(gramian, losses.detach())
-        return Outcome(losses.new_tensor(weights), {"factor": weights[1], "clipped": 0.0, "skipped": 0.0} | log)
+        steps = {"weight_cross_domain": weights[1], "clipped": 0.0, "skipped": 0.0}
+        return Outcome(losses.new_tensor(weights), steps | log)
 
     def weigh(self, gramian: Tensor | None, losses: Tensor) -> tuple[list[float], dict[str, float]]:
         raise NotImplementedError
@@ -252,7 +253,11 @@ class FixedWeighting(Weighting):
 
 
 class PreferenceWeighting(Weighting):
-    """AutoCDSR's released step, (1, factor); a_cd is skipped where a gradient is zero or anything is not finite."""
+    """AutoCDSR's released step on cross_domain_weight * a_cd: (1, factor * cross_domain_weight).
+
+    a_cd is skipped where a gradient is zero or anything is not finite. The factor depends on unit gradients only, so
+    the scale of a_cd is left open by the method; the release has 1 on its own reduction of a_cd.
+    """
 
     needs_gradients = True
 
@@ -263,13 +268,13 @@ class PreferenceWeighting(Weighting):
         squares = {"gradient_norm_rec": rec_rec, "gradient_norm_cross_domain": cross_cross}
         log = {key: math.sqrt(square) for key, square in squares.items() if 0 <= square < math.inf}
         if not (rec_rec > 0 and cross_cross > 0 and all(map(math.isfinite, numbers))):
-            return [1.0, 0.0], log | {"skipped": 1.0}
+            return [1.0, 0.0], log | {"skipped": 1.0, "factor": 0.0}
         cosine = rec_cross / math.sqrt(rec_rec) / math.sqrt(cross_cross)
         log["cosine"] = min(max(cosine, -1.0), 1.0)
         factor = preference_factor(*torch.tensor([log["cosine"], rec_loss, cross_domain], dtype=torch.float64)).item()
         if factor < 0 and self.negative_factor == "clip":
-            return [1.0, 0.0], log | {"clipped": 1.0}
-        return [1.0, factor], log
+            return [1.0, 0.0], log | {"clipped": 1.0, "factor": 0.0}
+        return [1.0, factor * self.cross_domain_weight], log | {"factor": factor}
 
 
 STRATEGIES: dict[str, type[Weighting]] = {
@@ -282,7 +287,8 @@ STRATEGIES: dict[str, type[Weighting]] = {
 def make_weighting(name: str, *, cross_domain_weight: float = 1.0, negative_factor: str = "clip") -> Weighting:
     """The strategy called `name`: none | fixed | preference; raises CDSRError on an unknown name or option.
 
-    cross_domain_weight: finite, not negative, read by `fixed`. negative_factor: clip | keep, read by `preference`.
+    cross_domain_weight: scale of a_cd, finite, not negative; the whole weight in `fixed`.
+    negative_factor: clip | keep, read by `preference`.
     """
     if name not in STRATEGIES:
         raise CDSRError(f"objective_weighting is {name!r}; choose one of {', '.join(STRATEGIES)}")

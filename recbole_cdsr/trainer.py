@@ -137,7 +137,7 @@ class MGDATrainer(Trainer):
         log["gradient_norm"] = self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        total = values["rec"] + sum(log.get("factor", 1.0) * v for name, v in values.items() if name != "rec")
+        total = values["rec"] + log.get("weight_cross_domain", 0.0) * values.get("cross_domain", 0.0)
         return {"loss": total, **{f"loss_{name}": value for name, value in values.items()}, **log}
 
     def _losses(self, interaction) -> dict[str, Tensor]:

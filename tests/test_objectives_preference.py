@@ -127,7 +127,7 @@ def test_none_and_fixed_need_no_gradients():
     outcome = fixed(None, LOSSES.clone().requires_grad_())
     assert outcome.weights.tolist() == pytest.approx([1.0, 0.3])
     assert not outcome.weights.requires_grad
-    assert outcome.log == {"factor": 0.3, "clipped": 0.0, "skipped": 0.0}
+    assert outcome.log == {"weight_cross_domain": 0.3, "clipped": 0.0, "skipped": 0.0}
     skipped = fixed(None, torch.tensor([4.0, math.nan]))
     assert skipped.weights.tolist() == [1.0, 0.0]
     assert skipped.log["skipped"] == 1.0
@@ -141,6 +141,7 @@ def test_preference_strategy_weighs_and_logs():
     assert outcome.weights.tolist() == pytest.approx([1.0, 0.8])
     assert outcome.weights.dtype == LOSSES.dtype
     expected = {"gradient_norm_rec": 2.0, "gradient_norm_cross_domain": 3.0, "cosine": -0.5, "factor": 0.8}
+    expected["weight_cross_domain"] = 0.8
     assert outcome.log == pytest.approx(expected | {"clipped": 0.0, "skipped": 0.0})
 
 

@@ -83,15 +83,21 @@ def test_a_seed_fixes_everything(tmp_path, model):
 
 
 def test_gradient_of_a_balanced_step_is_the_weighted_sum(tmp_path):
-    run = build(tmp_path, objective_weighting="preference", hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
+    run = build(
+        tmp_path,
+        objective_weighting="preference",
+        cross_domain_weight=0.5,
+        hidden_dropout_prob=0.0,
+        attn_dropout_prob=0.0,
+    )
     batch = next(iter(run.train))
     losses = run.model.calculate_losses(batch)
     log = run.trainer._balanced_backward(losses)
     got = [p.grad.clone() for p in run.trainer.parameters]
     run.model.zero_grad()
     losses = run.model.calculate_losses(batch)
-    (losses["rec"] + log["factor"] * losses["cross_domain"]).backward()
-    assert log["factor"] > 0
+    (losses["rec"] + log["weight_cross_domain"] * losses["cross_domain"]).backward()
+    assert log["weight_cross_domain"] == pytest.approx(0.5 * log["factor"]) and log["factor"] > 0
     for mine, parameter in zip(got, run.trainer.parameters, strict=True):
         assert torch.allclose(mine, parameter.grad, atol=1e-6)
 
