@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not Path(path).is_file():
         raise CDSRError(f"there is no checkpoint {path}; the run has not started, or the folder is another one")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0][:120]
         raise CDSRError(f"{path} is damaged or not a checkpoint of recbole-cdsr ({reason}); train again") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_cdsr import __version__
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.names import BUILT_IN_DATASETS, nearest, own_models, recbole_models
+from recbole_cdsr.names import BUILT_IN_DATASETS, NOT_OFFERED, nearest, own_models, recbole_models
 
 CONSOLE = "recbole-cdsr console"
 COMMANDS = {
@@ -48,7 +48,7 @@ def overview() -> str:
     """What `--help` prints: commands, models, data sets and where keys are documented."""
     commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     datasets = "\n".join(f"  {name:<10} {text}" for name, text in BUILT_IN_DATASETS.items())
-    sequential = ", ".join(sorted(recbole_models(("sequential_recommender",)).values()))
+    sequential = ", ".join(sorted(set(recbole_models(("sequential_recommender",)).values()) - set(NOT_OFFERED)))
     return f"""recbole-cdsr {__version__}: cross-domain sequential recommendation on RecBole
 
 usage: recbole-cdsr COMMAND [options]      recbole-cdsr COMMAND --help
@@ -79,7 +79,12 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("-m", "--model", help="name of a model, ours or RecBole's (default: AutoCDSR)")
     parser.add_argument("-d", "--dataset", help="name of a data set (default: ml-100k)")
     parser.add_argument(
-        "--config_files", nargs="+", default=[], metavar="FILE", help="yaml files with keys, later ones win"
+        "--config_files",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="yaml files with keys",
     )
     parser.add_argument("--run_dir", help="folder of this run (default: runs/<model>-<dataset>-<time>-<hash>)")
     parser.add_argument(
@@ -95,13 +100,15 @@ def _run(argv: list[str]) -> int:
     from recbole_cdsr import quick_start
 
     if isinstance(options.resume, str):
+        if options.run_dir not in (None, options.resume):
+            raise CDSRError(f"--resume names {options.resume} and --run_dir {options.run_dir}; give one of them")
         options.run_dir, options.resume = options.resume, True
     named = _named_in_files(files)
     command = "python -m recbole_cdsr run " + shlex.join(argv)
     try:
         result = quick_start.run(
-            options.model or named.get("model", "AutoCDSR"),
-            options.dataset or named.get("dataset", "ml-100k"),
+            named.get("model") if options.model is None else options.model,
+            named.get("dataset") if options.dataset is None else options.dataset,
             files,
             keys,
             options.run_dir,
@@ -117,13 +124,14 @@ def _run(argv: list[str]) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="recbole-cdsr evaluate", description=COMMANDS["evaluate"], allow_abbrev=False)
+    parser.epilog = "--data_path, --gpu_id and --use_gpu may differ from those of the run."
     parser.add_argument("--run", required=True, metavar="DIR", help="folder of a run")
     _output_options(parser)
-    options = parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
     _set_up_logging(True)
     from recbole_cdsr import quick_start
 
-    result = quick_start.evaluate(options.run)
+    result = quick_start.evaluate(options.run, parse_keys(rest))
     _print_result(result, options)
     if result["reproduced"] is None:
         print(f"{options.run} holds no ranks to compare with: the run did not finish", file=sys.stderr)
@@ -141,7 +149,7 @@ def parse_keys(arguments: list[str]) -> dict[str, Any]:
     Raises:
         CDSRError: for anything that is not a key, or a key given twice with different values.
     """
-    from recbole_cdsr.config import parse_value
+    from recbole_cdsr.yaml_values import parse_value
 
     keys: dict[str, Any] = {}
     position = 0
@@ -193,7 +201,7 @@ def _set_up_logging(quiet: bool) -> None:
 
 def _named_in_files(files: list[str]) -> dict[str, str]:
     """Model and data set that config files name, as a saved config.yaml does."""
-    from recbole_cdsr.config import read_yaml
+    from recbole_cdsr.yaml_values import read_yaml
 
     merged: dict[str, Any] = {}
     for name in files:

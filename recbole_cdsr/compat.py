@@ -21,6 +21,7 @@ def apply() -> None:
     _restore_numpy_names()
     _provide_kmeans()
     _keep_tensorboard_in_run_folder()
+    _restore_dok_matrix_update()
     _count_popularity_exactly()
     _silence_known_warnings()
 
@@ -87,6 +88,17 @@ class _NoWriter:
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def _restore_dok_matrix_update() -> None:
+    """LightGCN, NGCF and others fill a scipy matrix by `_update`, which scipy 1.13 removed.
+
+    Superfluous once RecBole builds these matrices in another way.
+    """
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
 
 
 def _count_popularity_exactly() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import importlib
 import numbers
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,16 @@ import yaml
 
 from recbole_cdsr import compat
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.names import model_name, nearest, normalise, own_models, recbole_models
+from recbole_cdsr.names import model_name, nearest, normalise, own_models, recbole_dir, recbole_models
 from recbole_cdsr.paths import properties_dir
+from recbole_cdsr.protocol import check_settings
+from recbole_cdsr.yaml_values import SafeLoader, one_line, plain_value, read_yaml
 
 compat.apply()
 
 import torch  # noqa: E402
 from recbole.config import Config  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
-
-LAYOUTS = ("sequence", "prefix", "interaction")
-METRICS = ("Recall", "Hit", "NDCG", "MRR", "Precision")
 
 # Keys that RecBole reads although no property file declares them.
 UNDECLARED_KEYS = {
@@ -42,56 +40,11 @@ REFUSED_KEYS = {
     "dataset_save_path": "a pickled data set is never loaded here, since it could run code",
     "save_dataloaders": "prepared data are never pickled here",
     "dataloaders_save_path": "a pickled data loader is never loaded here, since it could run code",
-    "checkpoint_dir": "use --run_dir: checkpoints lie in the run's folder",
+    "log_wandb": "the run folder holds TensorBoard files and history.csv",
     "benchmark_filename": "its rows carry no event times; put all events into one .inter file and set eval_args.split",
 }
 # What RecBole accepts besides the type of its default value.
 FREE_TYPE_KEYS = {"topk", "metrics", "gpu_id", "clip_grad_norm", "train_neg_sample_args", "eval_args", "load_col"}
-
-
-class SafeLoader(yaml.SafeLoader):
-    """yaml's safe loader that also reads 1e-3 as a number, as RecBole's does."""
-
-
-SafeLoader.yaml_implicit_resolvers = copy.deepcopy(yaml.SafeLoader.yaml_implicit_resolvers)
-SafeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_value(text: str) -> Any:
-    """A command-line value as yaml reads it; `None` is no value, as RecBole's users write it.
-
-    Raises:
-        CDSRError: if the text is not valid yaml.
-    """
-    if text == "None":
-        return None
-    try:
-        return yaml.load(text, Loader=SafeLoader)
-    except yaml.YAMLError as error:
-        raise CDSRError(f"cannot read the value '{text}' as yaml: {_one_line(error)}") from None
-
-
-def read_yaml(path: str | Path) -> dict:
-    """The mapping in a yaml file.
-
-    Raises:
-        CDSRError: if the file cannot be read, is not yaml or does not hold a mapping.
-    """
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=SafeLoader)
-    except OSError as error:
-        raise CDSRError(f"cannot read the config file {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CDSRError(f"{path} is not valid yaml: {_one_line(error)}; mend the file") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise CDSRError(f"{path} must hold `key: value` lines, but holds a {type(content).__name__}")
-    return content
 
 
 def resolve_model(model: str | type) -> type:
@@ -139,8 +92,8 @@ class CDSRConfig(Config):
         except CDSRError:
             raise
         except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
-            raise CDSRError(f"the configuration is not usable: {_one_line(error)}") from error
-        self._check_protocol()
+            raise CDSRError(f"the configuration is not usable: {one_line(error)}") from error
+        check_settings(self)
 
     def _init_parameters_category(self) -> None:
         super()._init_parameters_category()
@@ -151,28 +104,39 @@ class CDSRConfig(Config):
 
     def _load_config_files(self, file_list: list[str] | None) -> dict:
         merged: dict[str, Any] = {}
-        for path in file_list or []:
+        for path in [file_list] if isinstance(file_list, str) else file_list or []:
             merged.update(read_yaml(path))
         return {key: value for key, value in merged.items() if key not in ("model", "dataset")}
 
     def _load_variable_config_dict(self, config_dict: dict | None) -> dict:
-        return copy.deepcopy(config_dict or {})
+        return {key: plain_value(value) for key, value in (config_dict or {}).items()}
 
     def _load_cmd_line(self) -> dict:
         return {}
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
-        for name in ("overall", f"model/{model}", f"dataset/{dataset}"):
-            path = properties_dir() / f"{name}.yaml"
+        files = [properties_dir() / "overall.yaml"]
+        # A class that somebody derives from a model starts from that model's keys.
+        for parent in reversed([one.__name__ for one in model_class.__mro__]):
+            files += [
+                folder / "model" / f"{parent}.yaml" for folder in (recbole_dir() / "properties", properties_dir())
+            ]
+        for path in [*files, properties_dir() / "dataset" / f"{dataset}.yaml"]:
             if path.is_file():
                 self.internal_config_dict.update(read_yaml(path))
         if model_class.type != ModelType.SEQUENTIAL:
             self.internal_config_dict.update(layout="interaction", repeatable=False)
 
     def _get_final_config_dict(self) -> dict:
+        self.external_config_dict.pop("checkpoint_dir", None)  # RecBole's files name it; here the run's folder is it
         self._check_keys()
         final = super()._get_final_config_dict()
+        if isinstance(final["eval_args"], dict):
+            final["eval_args"] = {**self.internal_config_dict["eval_args"], **final["eval_args"]}
+        if "load_col" not in self.external_config_dict:
+            user, item, time, domain = (final[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME", "DOMAIN"))
+            final["load_col"] = {"inter": [user, item, time, domain], "item": [item, domain]}
         counts_only = self.model_class.type == ModelType.TRADITIONAL
         full_softmax = final.get("loss_type", "BPR" if hasattr(self.model_class, "input_type") else "CE") != "BPR"
         if "train_neg_sample_args" not in self.external_config_dict and (counts_only or full_softmax):
@@ -226,34 +190,6 @@ class CDSRConfig(Config):
         final["device"] = torch.device("cuda", int(final["gpu_id"])) if use_gpu else torch.device("cpu")
         final["single_spec"], final["local_rank"] = True, 0
 
-    def _check_protocol(self) -> None:
-        """The settings without which a result would not be comparable, or would silently mean something else."""
-        if self["layout"] not in LAYOUTS:
-            raise CDSRError(f"the key 'layout' takes one of {', '.join(LAYOUTS)}, but got {self['layout']!r}")
-        if self["valid_candidates"] not in ("domain", "all"):
-            raise CDSRError(f"the key 'valid_candidates' takes domain or all, but got {self['valid_candidates']!r}")
-        unknown = [name for name in self["metrics"] if name.lower() not in [known.lower() for known in METRICS]]
-        if unknown:
-            raise CDSRError(f"the metric {unknown[0]} cannot be computed from ranks; choose among {', '.join(METRICS)}")
-        name, _, k = self["valid_metric"].partition("@")
-        if name.lower() not in [known.lower() for known in METRICS] or not k.isdigit() or int(k) < 1:
-            raise CDSRError(f"the key 'valid_metric' looks like NDCG@10, but got {self['valid_metric']!r}")
-        self._check_eval_args()
-        for key in ("epochs", "stopping_step", "train_batch_size", "eval_batch_size", "eval_step"):
-            if self[key] < 1:
-                raise CDSRError(f"the key '{key}' must be at least 1, but is {self[key]}")
-        if self["MAX_ITEM_LIST_LENGTH"] < 2:
-            raise CDSRError(f"MAX_ITEM_LIST_LENGTH must be at least 2, but is {self['MAX_ITEM_LIST_LENGTH']}")
-
-    def _check_eval_args(self) -> None:
-        unknown = sorted(set(self["eval_args"]) - {"split", "group_by", "order", "mode"})
-        if unknown:
-            raise CDSRError(f"eval_args has no key '{unknown[0]}'; it takes split, group_by, order and mode")
-        if self["eval_args"]["order"] != "TO":
-            raise CDSRError("eval_args.order must be TO (time order): any other order trains on the future")
-        if set(self["eval_args"]["mode"].values()) != {"full"}:
-            raise CDSRError("eval_args.mode must be full: sampled candidates give ranks that cannot be compared")
-
 
 def plain(config: CDSRConfig) -> dict[str, Any]:
     """The settings as plain values that `yaml.safe_dump` can write and CDSRConfig can read back.
@@ -273,8 +209,3 @@ def plain(config: CDSRConfig) -> dict[str, Any]:
     if (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values["train_neg_sample_args"] = None
     return {"model": config.model, "dataset": config.dataset, **copy.deepcopy(values)}
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) or type(error).__name__

@@ -19,6 +19,16 @@ BUILT_IN_DATASETS = {
     "toy": "small generated histories with a planted cross-domain rule",
 }
 
+# Models of RecBole that this package does not feed, and why.
+_FEATURES, _USERS, _PICKLE = "needs features beside events", "trains on whole users as rows", "keeps more than tensors"
+NOT_OFFERED = {
+    **dict.fromkeys(("DIN", "DIEN", "FDSA", "GRU4RecF", "GRU4RecKG", "KSR", "SASRecF"), _FEATURES),
+    **dict.fromkeys(("MultiDAE", "MultiVAE", "MacridVAE", "CDAE", "ENMF", "DiffRec", "LDiffRec"), _USERS),
+    **dict.fromkeys(("EASE", "ItemKNN", "SLIMElastic"), _PICKLE),
+    "FEARec": "reads every padded row at once, which are not stored here",
+    "S3Rec": "needs features and trains in two stages",
+}
+
 
 def normalise(name: str) -> str:
     """The name without case and punctuation; a plus sign is spelled out."""

@@ -6,36 +6,28 @@ history.csv (one line per epoch), checkpoint.pth and best.pth, ranks.npz (the ra
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_cdsr import checkpoint, compat
-from recbole_cdsr.config import CDSRConfig, plain, read_yaml
+from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.loaders import RowDataLoader, make_loaders
 from recbole_cdsr.data.sources import ensure_built_in
-from recbole_cdsr.environment import environment
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.names import normalise
+from recbole_cdsr.names import NOT_OFFERED
 from recbole_cdsr.ranks import RankTable
 from recbole_cdsr.report import result_dict, table
-from recbole_cdsr.trainer import LAST, MGDATrainer
+from recbole_cdsr.run_folder import BEST, ENVIRONMENT, LAST, RANKS, RESULT, as_json, config_of, free_folder, open_folder
+from recbole_cdsr.trainer import MGDATrainer
 
 compat.apply()
 
 import recbole.trainer  # noqa: E402
 from recbole.utils import ModelType, init_seed  # noqa: E402
-
-CONFIG, RESULT, RANKS, LOG, ENVIRONMENT = "config.yaml", "result.json", "ranks.npz", "run.log", "environment.json"
-# May differ from the first start of a run when it is resumed: they change how long it goes on, not what it does.
-MAY_CHANGE = {"epochs", "stopping_step", "show_progress", "state"}
 
 logger = logging.getLogger()
 
@@ -65,8 +57,8 @@ class Run:
 
 
 def run(
-    model: str | type = "AutoCDSR",
-    dataset: str = "ml-100k",
+    model: str | type | None = None,
+    dataset: str | None = None,
     config_file_list: list[str] | None = None,
     config_dict: dict[str, Any] | None = None,
     run_dir: str | Path | None = None,
@@ -76,8 +68,8 @@ def run(
     """Trains a model, ranks the test events with its best epoch, and writes the run folder.
 
     Args:
-        model: name or class, ours or RecBole's.
-        dataset: name of a folder in `data_path`; ml-100k and toy are built on first use.
+        model: name or class, ours or RecBole's; AutoCDSR by default.
+        dataset: name of a folder in `data_path`, ml-100k by default; ml-100k and toy are built on first use.
         config_file_list, config_dict: settings; see CDSRConfig.
         run_dir: runs/<model>-<dataset>-<time>-<hash> by default.
         resume: go on with the run in `run_dir`, whose own settings then hold.
@@ -90,12 +82,15 @@ def run(
         CDSRError: for anything a user can mend.
     """
     if resume:
-        config, folder = _config_of(run_dir, config_dict or {})
+        if model is not None or dataset is not None or config_file_list:
+            raise CDSRError("a resumed run keeps its model, data set and config files; name only its folder")
+        config, folder = config_of(run_dir, config_dict or {})
     else:
+        model, dataset = "AutoCDSR" if model is None else model, "ml-100k" if dataset is None else dataset
         config = CDSRConfig(model, dataset, config_file_list, config_dict)
-        folder = _free_folder(config, run_dir)
+        folder = free_folder(config, run_dir)
     data = prepare(config)  # before the folder is made: bad data leave nothing behind
-    _open_folder(folder, config, command, new=not resume)
+    open_folder(folder, config, command, new=not resume)
     try:
         return _train(build(config, data, folder), folder, resume)
     except KeyboardInterrupt:
@@ -123,29 +118,44 @@ def build(config: CDSRConfig, data: tuple[CDSRDataset, tuple], folder: Path) -> 
     config["checkpoint_dir"] = str(folder)
     dataset, loaders = data
     init_seed(config["seed"], config["reproducibility"])
-    model = config.model_class(config, loaders[0].dataset).to(config["device"])
-    return Run(config, dataset, model, MGDATrainer(config, model), *loaders)
+    try:
+        model = config.model_class(config, loaders[0].dataset).to(config["device"])
+    except CDSRError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CDSRError(f"{config.model} cannot be built with these data and keys ({what})") from error
+    trainer = MGDATrainer(config, model)
+    trainer.data_digest = loaders[0].dataset.digest()
+    return Run(config, dataset, model, trainer, *loaders)
 
 
-def load(run_dir: str | Path) -> Run:
+def load(run_dir: str | Path, config_dict: dict[str, Any] | None = None) -> Run:
     """The finished (or interrupted) run in `run_dir` with the weights of its best epoch.
 
+    Args:
+        config_dict: settings that depend on the machine and may differ now: data_path, gpu_id, use_gpu.
+
     Raises:
-        CDSRError: if the folder holds no run, or its checkpoint is damaged.
+        CDSRError: if the folder holds no run, its checkpoint is damaged, or the data are others.
     """
-    config, folder = _config_of(run_dir, {})
+    config, folder = config_of(run_dir, config_dict or {})
     built = build(config, prepare(config), folder)
+    if (folder / LAST).is_file():
+        built.trainer.recall(checkpoint.load(folder / LAST))
     built.trainer.load_best()
     return built
 
 
-def evaluate(run_dir: str | Path) -> dict[str, Any]:
+def evaluate(run_dir: str | Path, config_dict: dict[str, Any] | None = None) -> dict[str, Any]:
     """Ranks the test events of a run again, from its checkpoint, and compares with what the run wrote.
+
+    Args: as in `load`.
 
     Returns:
         result as in result.json, with `reproduced`: True, False, or None if the run wrote no ranks.
     """
-    built = load(run_dir)
+    built = load(run_dir, config_dict)
     part, loader = built.evaluated
     ranks = built.trainer.rank_table(loader, built.config["show_progress"])
     result = _result(built, part, ranks)
@@ -156,6 +166,8 @@ def evaluate(run_dir: str | Path) -> dict[str, Any]:
 
 def _train(built: Run, folder: Path, resume: bool) -> dict[str, Any]:
     _describe(built)
+    if resume and (folder / BEST).is_file() and not (folder / LAST).is_file():
+        raise CDSRError(f"{folder / LAST} is gone, so the run cannot go on; `evaluate` still works, or start a new run")
     if resume and (folder / LAST).is_file():
         built.trainer.resume_checkpoint(folder / LAST)
         logger.info("resumed after epoch %d", built.trainer.start_epoch - 1)
@@ -163,17 +175,16 @@ def _train(built: Run, folder: Path, resume: bool) -> dict[str, Any]:
     built.trainer.fit(built.train, built.valid if len(built.valid) else None, show_progress=show)
     built.trainer.load_best()
     part, loader = built.evaluated
-    if not len(loader):
-        raise CDSRError("the split leaves no validation and no test events; change eval_args.split")
     ranks = built.trainer.rank_table(loader, show)
     ranks.save(folder / RANKS)
     result = _result(built, part, ranks)
-    checkpoint.write_bytes(folder / RESULT, _json(result))
+    checkpoint.write_bytes(folder / RESULT, as_json(result))
     return result
 
 
 def _result(built: Run, part: str, ranks: RankTable) -> dict[str, Any]:
     config, trainer = built.config, built.trainer
+    written = Path(config["checkpoint_dir"]) / ENVIRONMENT
     return {
         "model": config.model,
         "dataset": config.dataset,
@@ -188,7 +199,7 @@ def _result(built: Run, part: str, ranks: RankTable) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
         **result_dict(ranks, config["metrics"], config["topk"]),
         "run_dir": config["checkpoint_dir"],
-        "environment": json.loads((Path(config["checkpoint_dir"]) / ENVIRONMENT).read_text(encoding="utf-8")),
+        "environment": json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None,
         "table": table(ranks, config["metrics"], config["topk"]),
     }
 
@@ -211,78 +222,14 @@ def _describe(built: Run) -> None:
 
 
 def _refuse_special_models(config: CDSRConfig) -> None:
-    """RecBole models that need more than events, or a training procedure of their own."""
+    """Models of RecBole that need more than events, or a training procedure of their own."""
+    theirs = config.model_class.__module__.startswith("recbole.model")
     kinds = (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)
-    own_trainer = hasattr(recbole.trainer, f"{config.model}Trainer")
-    users_as_rows = config.model in ("MultiDAE", "MultiVAE", "MacridVAE", "CDAE", "ENMF", "DiffRec", "LDiffRec")
-    if config["MODEL_TYPE"] not in kinds or own_trainer or users_as_rows:
-        raise CDSRError(f"{config.model} trains in a way of its own (pre-training, graphs or whole users as rows), "
-                        f"which is not offered here; choose a model listed by `recbole-cdsr --help`")  # fmt: skip
-    if config["layout"] == "sequence" and config.model_class.__module__.startswith("recbole.model"):
+    own_trainer = theirs and hasattr(recbole.trainer, f"{config.model}Trainer")
+    reason = NOT_OFFERED.get(config.model) if theirs else None
+    if config["MODEL_TYPE"] not in kinds or own_trainer:
+        reason = reason or "trains in a way of its own"
+    if reason:
+        raise CDSRError(f"{config.model} is not offered: it {reason}; choose a model listed by `recbole-cdsr --help`")
+    if theirs and config["layout"] == "sequence":
         raise CDSRError(f"{config.model} predicts one target per row; leave the key 'layout' at prefix")
-
-
-def _free_folder(config: CDSRConfig, run_dir: str | Path | None) -> Path:
-    """The folder for a new run; it may exist, but holds no run."""
-    digest = hashlib.sha256(yaml.safe_dump(plain(config)).encode()).hexdigest()[:6]
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    folder = Path(run_dir) if run_dir else Path("runs") / f"{normalise(config.model)}-{config.dataset}-{now}-{digest}"
-    if (folder / CONFIG).exists():
-        raise CDSRError(f"{folder} already holds a run; go on with it by --resume, or choose another --run_dir")
-    return folder
-
-
-def _open_folder(folder: Path, config: CDSRConfig, command: str | None, new: bool) -> None:
-    """Makes the folder, sends the log there, and writes down what a new run starts from."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CDSRError(f"cannot make the run folder {folder}: {error.strerror or error}; set --run_dir") from None
-    _log_to(folder / LOG, config["state"])
-    if new:
-        checkpoint.write_bytes(folder / CONFIG, _config_text(config, command).encode())
-        checkpoint.write_bytes(folder / ENVIRONMENT, _json(environment(config, command)))
-    logger.info("run folder: %s", folder)
-
-
-def _config_of(run_dir: str | Path | None, changes: dict[str, Any]) -> tuple[CDSRConfig, Path]:
-    """The settings that a run folder holds, with those `changes` that a resumed run may make."""
-    if run_dir is None:
-        raise CDSRError("to resume, say which run: --resume --run_dir runs/<name>")
-    folder = Path(run_dir)
-    if not (folder / CONFIG).is_file():
-        raise CDSRError(f"{folder} holds no run (there is no {CONFIG} in it); give the folder of a run")
-    settings = read_yaml(folder / CONFIG)
-    for key, value in changes.items():
-        if key not in MAY_CHANGE and settings.get(key) != value:
-            raise CDSRError(
-                f"the run in {folder} has {key} = {settings.get(key)}; a resumed run cannot change it to {value}"
-            )
-        settings[key] = value
-    return CDSRConfig(settings.pop("model"), settings.pop("dataset"), config_dict=settings), folder
-
-
-def _config_text(config: CDSRConfig, command: str | None) -> str:
-    head = f"# {datetime.date.today()}: {command or 'recbole_cdsr.quick_start.run'}\n"
-    return head + yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-
-
-def _json(content: dict) -> bytes:
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _log_to(path: Path, level: str) -> None:
-    """Root logger: to the run's log file, and to the handlers that the program has set up."""
-    for handler in list(logger.handlers):
-        if isinstance(handler, logging.FileHandler):
-            logger.removeHandler(handler)
-            handler.close()
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise CDSRError(
-            f"cannot write {path}: {error.strerror or error}; set --run_dir to a folder that can be written"
-        ) from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(getattr(logging, str(level).upper(), logging.INFO))

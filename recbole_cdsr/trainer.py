@@ -22,18 +22,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_cdsr import checkpoint, compat, history
+from recbole_cdsr.balance import balanced_backward
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.evaluation import rank_events
 from recbole_cdsr.model.base import CDSRRecommender
-from recbole_cdsr.objectives import gramian, make_weighting
+from recbole_cdsr.objectives import make_weighting
 from recbole_cdsr.ranks import RankTable
+from recbole_cdsr.run_folder import BEST, HISTORY, LAST
 
 compat.apply()
 
 from recbole.trainer import Trainer  # noqa: E402
 from recbole.utils import ModelType, early_stopping  # noqa: E402
 
-LAST, BEST, HISTORY = "checkpoint.pth", "best.pth", "history.csv"
+# What a checkpoint says of the epochs so far.
+PROGRESS = ("cur_step", "best_valid_score", "best_epoch", "best_valid_result", "history")
 
 
 class MGDATrainer(Trainer):
@@ -62,6 +65,7 @@ class MGDATrainer(Trainer):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         shared = {id(p) for p in model.shared_parameters()} if isinstance(model, CDSRRecommender) else set()
         self.shared = [number for number, p in enumerate(self.parameters) if id(p) in shared]
+        self.data_digest: str | None = None  # set by whoever knows the data: a checkpoint then fits no other
         self.history: list[dict[str, float]] = []
         self.best_epoch = -1
         self.finished = False
@@ -91,7 +95,8 @@ class MGDATrainer(Trainer):
             self.history.append(row)
             self._report(row, verbose)
             if saved:
-                if score is None:
+                if self.best_valid_result is None:  # nothing was validated so far: the last epoch is the one to keep
+                    self.best_epoch = epoch
                     self._save_best(epoch)
                 history.write(self.folder / HISTORY, self.history)
                 self._save_last(epoch, train_data)
@@ -132,7 +137,7 @@ class MGDATrainer(Trainer):
                     f"in {self.folder}: lower the learning_rate, or set clip_grad_norm"
                 )
         self.optimizer.zero_grad(set_to_none=True)
-        log = self._balanced_backward(losses)
+        log = balanced_backward(losses, self.parameters, self.shared, self.weighting, self.scaler)
         self.scaler.unscale_(self.optimizer)
         log["gradient_norm"] = self._clip()
         self.scaler.step(self.optimizer)
@@ -143,28 +148,12 @@ class MGDATrainer(Trainer):
     def _losses(self, interaction) -> dict[str, Tensor]:
         if isinstance(self.model, CDSRRecommender):
             return self.model.calculate_losses(interaction)
-        loss = self.model.calculate_loss(interaction)
+        try:
+            loss = self.model.calculate_loss(interaction)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise CDSRError(f"RecBole's {self.config.model} cannot train with these data and keys ({what})") from error
         return {"rec": sum(loss) if isinstance(loss, tuple) else loss}
-
-    def _balanced_backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """Leaves in every `.grad` the gradient of the weighted sum of the losses."""
-        stacked = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
-        if len(losses) == 1 or not self.weighting.needs_gradients:
-            outcome = self.weighting(None, stacked)
-            weights = outcome.weights.tolist()
-            total = sum(w * loss for w, loss in zip(weights, losses.values(), strict=True) if w != 0)
-            self.scaler.scale(total).backward()
-            return dict(outcome.log)
-        scaled = [self.scaler.scale(loss) for loss in losses.values()]
-        gradients = []
-        for number, loss in enumerate(scaled):
-            keep = number + 1 < len(scaled)
-            gradients.append(torch.autograd.grad(loss, self.parameters, retain_graph=keep, allow_unused=True))
-        products = gramian([[gradient[number] for number in self.shared] for gradient in gradients])
-        outcome = self.weighting(products / self.scaler.get_scale() ** 2, stacked)
-        for parameter, *parts in zip(self.parameters, *gradients, strict=True):
-            parameter.grad = _weighted_sum(parts, outcome.weights.tolist())
-        return dict(outcome.log)
 
     def _clip(self) -> float:
         """Clips as `clip_grad_norm` says; returns the norm of the whole gradient before that."""
@@ -182,12 +171,15 @@ class MGDATrainer(Trainer):
         if not valid_data or (epoch + 1) % self.eval_step:
             return None
         start = time.perf_counter()
-        table = self.rank_table(valid_data, show_progress)
+        try:
+            table = self.rank_table(valid_data, show_progress)
+        except CDSRError as error:
+            raise CDSRError(f"validation after epoch {epoch} failed: {error} Lower the learning_rate.") from None
         score, result = self._score(table)
         row.update({f"valid_{name}": value for name, value in result.items()})
         row["valid_score"], row["valid_seconds"] = score, time.perf_counter() - start
         self.best_valid_score, self.cur_step, stop, better = early_stopping(
-            score, self.best_valid_score, self.cur_step, max_step=self.stopping_step
+            score, float(self.best_valid_score), self.cur_step, max_step=self.stopping_step
         )
         if better:
             self.best_epoch, self.best_valid_result = epoch, result
@@ -222,9 +214,10 @@ class MGDATrainer(Trainer):
 
     def load_best(self, path: str | Path | None = None) -> None:
         """Loads the weights of the best epoch."""
-        state = checkpoint.load(Path(path or self.saved_model_file), self.device)
-        self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(state["other_parameter"])
+        path = Path(path or self.saved_model_file)
+        state = checkpoint.load(path, self.device)
+        self._put_weights(state, path)
+        self.best_epoch = state["epoch"]
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Puts everything back to the end of the last finished epoch.
@@ -233,19 +226,31 @@ class MGDATrainer(Trainer):
             CDSRError: if the checkpoint is missing, damaged, or of another model.
         """
         state = checkpoint.load(Path(resume_file), self.device)
-        try:
-            self.model.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).split("\n")[0][:200]
-            raise CDSRError(f"{resume_file} does not fit this model and data ({reason}); start a new run") from None
-        self.model.load_other_parameter(state["other_parameter"])
+        self._put_weights(state, resume_file)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.start_epoch = state["epoch"] + 1
-        for name in ("cur_step", "best_valid_score", "best_epoch", "best_valid_result", "history", "finished"):
-            setattr(self, name, state[name])
+        self.recall(state)
+        self.finished = self.cur_step > self.stopping_step
+        if self.best_epoch >= 0:
+            checkpoint.load(Path(self.saved_model_file))  # it is needed in the end: tell now if it is gone
         self._loader_state = state["loader"]
         checkpoint.set_random_state(state["random"])
+
+    def recall(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint knows of the epochs so far."""
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+
+    def _put_weights(self, state: dict[str, Any], path: str | Path) -> None:
+        if None not in (state.get("data"), self.data_digest) and state["data"] != self.data_digest:
+            raise CDSRError(f"the data are not those that {path} was trained on; bring them back, or start a new run")
+        try:
+            self.model.load_state_dict(state["state_dict"])
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CDSRError(f"{path} does not fit this model and data ({reason}); start a new run") from None
+        self.model.load_other_parameter(state["other_parameter"])
 
     def _restore_loader(self, train_data) -> None:
         if getattr(self, "_loader_state", None) is not None:
@@ -259,12 +264,7 @@ class MGDATrainer(Trainer):
             scaler=self.scaler.state_dict(),
             random=checkpoint.random_state(),
             loader=generator.get_state() if generator is not None else None,
-            cur_step=self.cur_step,
-            best_valid_score=float(self.best_valid_score),
-            best_epoch=self.best_epoch,
-            best_valid_result=self.best_valid_result,
-            history=self.history,
-            finished=self.finished,
+            **{name: getattr(self, name) for name in PROGRESS},
         )
         checkpoint.save(self.folder / LAST, state)
 
@@ -279,7 +279,8 @@ class MGDATrainer(Trainer):
                     f"{self.config.model} keeps its '{name}' as {type(value).__name__}, which a checkpoint without "
                     f"pickled code cannot hold; choose another model"
                 )
-        return {"epoch": epoch, "state_dict": dict(self.model.state_dict()), "other_parameter": other}
+        weights = dict(self.model.state_dict())
+        return {"epoch": epoch, "state_dict": weights, "other_parameter": other, "data": self.data_digest}
 
     def _report(self, row: dict[str, float], verbose: bool) -> None:
         for name, value in row.items():
@@ -287,16 +288,3 @@ class MGDATrainer(Trainer):
                 self.tensorboard.add_scalar(name, value, row["epoch"])
         if verbose:
             self.logger.info(history.sentence(row, self.config["valid_metric"], self.best_epoch))
-
-
-def _weighted_sum(parts: list[Tensor | None], weights: list[float]) -> Tensor | None:
-    """Sum of weight * part; None if no part is there. A weight of 0 leaves its part out."""
-    total = None
-    for part, weight in zip(parts, weights, strict=True):
-        if part is None or weight == 0:
-            continue
-        if total is None:
-            total = part if weight == 1 else part * weight
-        else:
-            total = torch.add(total, part, alpha=weight)
-    return total

@@ -41,7 +41,13 @@ def test_help_names_commands_models_and_data():
         (["run", "--learnin_rate", "1"], "did you mean 'learning_rate'?"),
         (["run", "learning_rate=1"], "'learning_rate=1' is neither an option"),
         (["run", "--epochs", "3", "--epochs=4"], "given twice"),
-        (["run", "--model", "S3Rec"], "trains in a way of its own"),
+        (["run", "--model", "S3Rec"], "S3Rec is not offered: it needs features"),
+        (["run", "--model", "NCL"], "NCL is not offered: it trains in a way of its own"),
+        (["run", "--dataset", ""], "there is no data set ''"),
+        (["run", "--resume", "a", "--run_dir", "b"], "give one of them"),
+        (["run", "--resume", "a", "--model", "SASRec"], "a resumed run keeps its model"),
+        (["run", "--dataset", "toy", "--eval_args", "{split: {RS: [1, 0, 0]}}"], "no event of toy to validate or test"),
+        (["run", "--dataset", "toy", "--USER_ID_FIELD", "uid"], "no column 'uid'"),
         (["run", "--model", "SASRec", "--layout", "sequence"], "predicts one target per row"),
         (["run", "--resume"], "say which run"),
         (["run", "--resume", "nothing"], "holds no run"),
@@ -160,3 +166,33 @@ def test_a_folder_that_cannot_be_made_is_told():
     Path("file").write_text("x")
     done = command("run", *SMALL, "--run_dir", "file/run")
     assert done.returncode == 2 and "cannot make the run folder file/run" in done.stderr
+
+
+def test_other_data_are_noticed():
+    assert command("run", *SMALL, "--run_dir", "a", "--quiet").returncode == 0
+    file = Path("dataset/toy/toy.item")
+    file.write_text(file.read_text().replace("i0\td0", "i0\td1"))
+    Path("dataset/toy/meta.json").unlink()  # or the built-in set would be built anew
+    for again in (["evaluate", "--run", "a"], ["run", "--resume", "a", "--epochs", "9"]):
+        done = command(*again)
+        assert done.returncode == 2 and "the data are not those that" in done.stderr
+
+
+def test_a_run_can_move():
+    assert command("run", *SMALL, "--run_dir", "a", "--quiet").returncode == 0
+    Path("dataset").rename("moved")
+    Path("a").rename("b")
+    done = command("evaluate", "--run", "b", "--data_path", "moved", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epochs"] == 3
+
+
+def test_a_start_that_failed_leaves_the_folder_usable():
+    assert command("run", *SMALL, "--run_dir", "a", "--n_heads", "3").returncode == 2
+    assert command("run", *SMALL, "--run_dir", "a", "--n_heads", "2", "--quiet").returncode == 0
+
+
+def test_recboles_errors_are_one_sentence():
+    done = command("run", "--model", "SASRec", *SMALL, "--loss_type", "BPR", "--train_neg_sample_args", "None")
+    assert done.returncode == 2 and "RecBole's SASRec cannot train" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import yaml
 
-from recbole_cdsr.config import CDSRConfig, parse_value, plain
+from recbole_cdsr.config import CDSRConfig, plain
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import model_name, own_models
+from recbole_cdsr.yaml_values import parse_value
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,13 @@ def test_names_as_people_write_them(written, name):
         ({"config_dict": {"layout": "rows"}}, "takes one of sequence, prefix, interaction"),
         ({"config_dict": {"benchmark_filename": ["train"]}}, "carry no event times"),
         ({"config_dict": {"save_dataset": True}}, "never pickled"),
+        ({"config_dict": {"learner": "lion"}}, "'learner' takes one of adam"),
+        ({"config_dict": {"seed": -1}}, "'seed' takes a whole number from 0"),
+        ({"config_dict": {"learning_rate": -0.1}}, "learning_rate must be above 0"),
+        ({"config_dict": {"clip_grad_norm": 5}}, "looks like {max_norm: 5}"),
+        ({"config_dict": {"field_separator": "::"}}, "takes one character"),
+        ({"config_dict": {"user_inter_num_interval": "[16,inf"}}, "takes an interval like [5,inf)"),
+        ({"config_dict": {"val_interval": {"timestamp": "(1,2"}}}, "'val_interval.timestamp' takes an interval"),
         ({"config_file_list": ["missing.yaml"]}, "cannot read the config file missing.yaml"),
     ],
 )
@@ -70,7 +79,8 @@ def test_nothing_is_evaluated(tmp_path):
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-3", 0.001), ("0.5", 0.5), ("7", 7), ("true", True), ("None", None), ("a=b", "a=b"), ("[1, 2]", [1, 2]),
-     ("{LS: valid_only}", {"LS": "valid_only"}), ("1.", 1.0), ("adam", "adam"), ("2024-01", "2024-01")],
+     ("{LS: valid_only}", {"LS": "valid_only"}), ("1.", 1.0), ("adam", "adam"), ("2024-01", "2024-01"), (",", ","),
+     ("[5,inf)", "[5,inf)")],
 )  # fmt: skip
 def test_values_are_read_as_yaml(text, value):
     assert parse_value(text) == value and type(parse_value(text)) is type(value)
@@ -119,3 +129,27 @@ def test_every_key_of_our_models_is_read(name, repo):
     keys = yaml.safe_load((repo / "properties" / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
     recboles = {"learning_rate", "train_batch_size"}  # read by RecBole's Trainer and by the loaders
     assert [key for key in keys if f'"{key}"' not in source and key not in recboles | set(overall)] == []
+
+
+def test_a_part_of_eval_args_keeps_the_rest():
+    config = CDSRConfig("AutoCDSR", "toy", config_dict={"eval_args": {"split": {"LS": "valid_only"}}})
+    assert config["eval_args"]["order"] == "TO" and config["eval_args"]["split"] == {"LS": "valid_only"}
+
+
+def test_columns_to_read_follow_the_names_of_the_fields():
+    config = CDSRConfig("AutoCDSR", "toy", config_dict={"USER_ID_FIELD": "uid", "DOMAIN_FIELD": "cat"})
+    assert config["load_col"] == {"inter": ["uid", "item_id", "timestamp", "cat"], "item": ["item_id", "cat"]}
+
+
+def test_a_class_derived_from_a_model_starts_from_its_keys():
+    from recbole_cdsr.config import resolve_model
+
+    for parent, key in (("AutoCDSR", "objective_weighting"), ("GRU4Rec", "num_layers")):
+        mine = type("Mine", (resolve_model(parent),), {})
+        assert CDSRConfig(mine, "toy")[key] == CDSRConfig(parent, "toy")[key] is not None
+
+
+def test_values_of_numpy_and_pathlib_are_taken(tmp_path):
+    values = {"seed": np.int64(3), "learning_rate": np.float64(0.1), "topk": (5, 10), "data_path": tmp_path}
+    config = CDSRConfig("AutoCDSR", "toy", config_dict=values)
+    assert yaml.safe_load(yaml.safe_dump(plain(config)))["topk"] == [5, 10]

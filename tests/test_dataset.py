@@ -241,6 +241,10 @@ BAD_FILES = {
     "a row with too few columns": ({"inter": [("u", "a", 1), ("u", "b")]}, "line 3: 2 columns instead of"),
     "no rows": ({"inter": []}, "has a header but no rows"),
     "an empty user": ({"inter": [("", "a", 1)]}, "line 2: the column 'user_id' has no value"),
+    "an item twice": (
+        {"item": [("a", "x"), ("b", "y"), ("a", "y")]},
+        "line 4: the item 'a' stands there a second time",
+    ),
     "nobody with two events": ({"inter": [("u", "a", 1), ("v", "b", 2)]}, "no user with at least two training events"),
 }
 
@@ -253,6 +257,33 @@ def test_bad_files_are_told_in_one_sentence(change, message):
         config, dataset = make_dataset("x")
         make_loaders(config, dataset)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lines_are_counted_as_an_editor_does():
+    folder = write_dataset("x", [("u", "a", 1), ("u", "b", 2)], [("a", "x"), ("b", "y")])
+    file = folder / "x.inter"
+    file.write_text(file.read_text().replace("u\tb\t2", "\n\nu\tb\tsoon"))
+    with pytest.raises(CDSRError, match="line 5: 'soon'"):
+        make_dataset("x")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name():
+    folder = write_dataset("x", [("u", "a", 1), ("u", "b", 2), ("u", "a", 3)], [("a", "x"), ("b", "y")])
+    for suffix in ("inter", "item"):
+        file = folder / f"x.{suffix}"
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    _, dataset = make_dataset("x")
+    assert dataset.user_num == 2
+
+
+def test_renamed_fields_are_read():
+    header = ("uid:token", "asin:token", "when:float")
+    write_dataset("x", [("u", "a", 1), ("u", "b", 2), ("u", "a", 3)], [("a", "x"), ("b", "y")], header,
+                  ("asin:token", "shelf:token"))  # fmt: skip
+    names = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "asin", "TIME_FIELD": "when", "DOMAIN_FIELD": "shelf"}
+    _, dataset = make_dataset("x", **names)
+    dataset.build()
+    assert dataset.domain_names == ["[PAD]", "x", "y"]
 
 
 def test_missing_files_name_the_path():

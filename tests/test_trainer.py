@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from recbole_cdsr import checkpoint, quick_start
+from recbole_cdsr.balance import balanced_backward
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.trainer import BEST, HISTORY, LAST
+from recbole_cdsr.run_folder import BEST, HISTORY, LAST
 
 SMALL = {
     "hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 4,
@@ -92,7 +93,8 @@ def test_gradient_of_a_balanced_step_is_the_weighted_sum(tmp_path):
     )
     batch = next(iter(run.train))
     losses = run.model.calculate_losses(batch)
-    log = run.trainer._balanced_backward(losses)
+    trainer = run.trainer
+    log = balanced_backward(losses, trainer.parameters, trainer.shared, trainer.weighting, trainer.scaler)
     got = [p.grad.clone() for p in run.trainer.parameters]
     run.model.zero_grad()
     losses = run.model.calculate_losses(batch)
@@ -185,3 +187,35 @@ def test_mixed_precision_and_clipping_train(tmp_path):
     run = build(tmp_path, enable_amp=True, clip_grad_norm={"max_norm": 0.1}, epochs=2)
     run.trainer.fit(run.train, run.valid)
     assert run.trainer.history[-1]["loss"] < run.trainer.history[0]["loss"]
+
+
+def test_only_validated_epochs_are_best(tmp_path):
+    run = build(tmp_path, epochs=3, eval_step=2)
+    run.trainer.fit(run.train, run.valid)
+    assert run.trainer.best_epoch == 1 == checkpoint.load(tmp_path / BEST)["epoch"]
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path):
+    run = build(tmp_path, epochs=3, eval_args={"split": {"LS": "test_only"}})
+    run.trainer.fit(run.train, None)
+    assert run.trainer.best_epoch == 2 == checkpoint.load(tmp_path / BEST)["epoch"]
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    checkpoint.save(tmp_path / "a.pth", {"weights": torch.ones(1000)})
+    content = bytearray((tmp_path / "a.pth").read_bytes())
+    content[content.find(torch.ones(4).numpy().tobytes()) + 400] ^= 1
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CDSRError, match="damaged"):
+        checkpoint.load(tmp_path / "a.pth")
+
+
+def test_a_longer_patience_wakes_a_run_that_stopped_early(tmp_path):
+    run = build(tmp_path, epochs=60, stopping_step=1, learning_rate=0.05)
+    run.trainer.fit(run.train, run.valid)
+    stopped = len(run.trainer.history)
+    assert stopped < 60
+    again = build(tmp_path, epochs=60, stopping_step=5, learning_rate=0.05)
+    again.trainer.resume_checkpoint(tmp_path / LAST)
+    again.trainer.fit(again.train, again.valid)
+    assert len(again.trainer.history) > stopped

@@ -6,6 +6,7 @@ several times faster, and every bad value is told with its line and column.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ def read_header(path: Path, separator: str, encoding: str = "utf-8") -> dict[str
         CDSRError: if the file is missing, empty, not text, or its first line is no typed header.
     """
     try:
-        with open(path, encoding=encoding) as file:
+        with open(path, encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding) as file:
             line = file.readline().rstrip("\r\n")
+    except LookupError:
+        raise CDSRError(f"the key 'encoding' takes the name of an encoding, like utf-8, but got '{encoding}'") from None
     except OSError as error:
         raise CDSRError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -87,7 +90,9 @@ def _to_numbers(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
     bad = numbers.isna() & (text != "") & (text.str.lower() != "nan")
     if bad.any():
         row = int(np.argmax(bad.to_numpy()))
-        raise CDSRError(f"{path}, line {row + 2}: '{text[row]}' in column '{name}' is not a number; correct the line")
+        raise CDSRError(
+            f"{path}, line {line_of_row(path, row)}: '{text[row]}' in column '{name}' is not a number; correct the line"
+        )
     return numbers.to_numpy(dtype=np.float64)
 
 
@@ -105,6 +110,13 @@ def _explain(path: Path, error: pa.ArrowInvalid, n_columns: int, separator: str)
     return f"{path} cannot be read: {' '.join(str(error).split())}"
 
 
+def line_of_row(path: Path, row: int) -> int:
+    """Number of the line that holds a row (0 is the first after the header); blank lines are no rows."""
+    with open(path, "rb") as file:
+        filled = (number for number, line in enumerate(file, start=1) if line.strip())
+        return next(itertools.islice(filled, row + 1, None), row + 2)
+
+
 def require_values(path: Path, frame: pd.DataFrame, column: str) -> None:
     """Every row has a value in `column`.
 
@@ -115,7 +127,7 @@ def require_values(path: Path, frame: pd.DataFrame, column: str) -> None:
     missing = (values == "") if values.dtype == object or pd.api.types.is_string_dtype(values) else ~np.isfinite(values)
     missing = np.asarray(missing)
     if missing.any():
-        line = int(np.argmax(missing)) + 2
+        line = line_of_row(path, int(np.argmax(missing)))
         raise CDSRError(f"{path}, line {line}: the column '{column}' has no value; fill it in or remove the line")
 
 
@@ -129,6 +141,6 @@ def require_valid_times(path: Path, times: np.ndarray, column: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise CDSRError(
-            f"{path}, line {row + 2}: {times[row]} in column '{column}' is no time; "
+            f"{path}, line {line_of_row(path, row)}: {times[row]} in column '{column}' is no time; "
             f"give seconds since 1970 (or any increasing number that is not negative)"
         )

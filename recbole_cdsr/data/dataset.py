@@ -10,6 +10,8 @@ Where it differs from RecBole 1.2, and why:
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from torch import Tensor
 
 from recbole_cdsr import compat
 from recbole_cdsr.data import split
-from recbole_cdsr.data.atomic import read_columns, read_header, require_valid_times, require_values
+from recbole_cdsr.data.atomic import line_of_row, read_columns, read_header, require_valid_times, require_values
+from recbole_cdsr.data.domains import attach_domains
 from recbole_cdsr.data.events import EventStore
 from recbole_cdsr.errors import CDSRError
 
@@ -57,16 +60,22 @@ class CDSRDataset(SequentialDataset):
     # Loading
 
     def _load_data(self, token: str, dataset_path: str) -> None:
-        self._inter_path = Path(dataset_path) / f"{token}.inter"
-        self._item_path = Path(dataset_path) / f"{token}.item"
-        if not self._inter_path.is_file():
+        self.inter_path = Path(dataset_path) / f"{token}.inter"
+        self.item_path = Path(dataset_path) / f"{token}.item"
+        if not self.inter_path.is_file():
             raise CDSRError(
-                f"there is no data set '{token}': {self._inter_path} does not exist; "
+                f"there is no data set '{token}': {self.inter_path} does not exist; "
                 f"put the file there, set --data_path, or use ml-100k"
             )
         super()._load_data(token, dataset_path)
+        if self.inter_feat is None:
+            found = read_header(self.inter_path, self.config["field_separator"], self.config["encoding"] or "utf-8")
+            raise CDSRError(
+                f"{self.inter_path} has none of the columns to load; it has {', '.join(found)}: name them by the keys "
+                f"USER_ID_FIELD, ITEM_ID_FIELD, TIME_FIELD and DOMAIN_FIELD"
+            )
         self._check_interactions()
-        self._attach_domains()
+        attach_domains(self)
 
     def _load_feat(self, filepath: str, source) -> pd.DataFrame | None:
         load, unload = self._get_load_and_unload_col(source)
@@ -87,7 +96,17 @@ class CDSRDataset(SequentialDataset):
                 self.field2seqlen[name] = 1
             if fields[name].startswith("float"):
                 self.field2bucketnum[name] = 2
+        if source == FeatureSource.ITEM and self.iid_field in frame:
+            self._refuse_repeated_items(path, frame[self.iid_field])
         return frame
+
+    def _refuse_repeated_items(self, path: Path, items: pd.Series) -> None:
+        """RecBole would keep the first line of an item and drop the others without a word."""
+        repeated = items.duplicated().to_numpy()
+        if repeated.any():
+            row = int(np.argmax(repeated))
+            line = line_of_row(path, row)
+            raise CDSRError(f"{path}, line {line}: the item '{items[row]}' stands there a second time; keep one line")
 
     def _split_sequences(self, name: str, texts: pd.Series) -> list[np.ndarray]:
         kind = float if self.field2type[name] == FeatureType.FLOAT_SEQ else str
@@ -102,60 +121,15 @@ class CDSRDataset(SequentialDataset):
             name = self.config[key]
             if name not in self.inter_feat:
                 raise CDSRError(
-                    f"{self._inter_path} has no column '{name}'; add it, or name the column it has by the key '{key}'"
+                    f"{self.inter_path} has no column '{name}'; add it, or name the column it has by the key '{key}'"
                 )
             wanted = FeatureType.FLOAT if key == "TIME_FIELD" else FeatureType.TOKEN
             if self.field2type[name] != wanted:
-                raise CDSRError(f"{self._inter_path}, line 1: the column '{name}' must be {name}:{wanted.value}")
-            require_values(self._inter_path, self.inter_feat, name)
-        require_valid_times(self._inter_path, self.inter_feat[self.time_field].to_numpy(), self.time_field)
+                raise CDSRError(f"{self.inter_path}, line 1: the column '{name}' must be {name}:{wanted.value}")
+            require_values(self.inter_path, self.inter_feat, name)
+        require_valid_times(self.inter_path, self.inter_feat[self.time_field].to_numpy(), self.time_field)
         if self.item_feat is not None:
-            require_values(self._item_path, self.item_feat, self.iid_field)
-
-    def _attach_domains(self) -> None:
-        """Puts every item's domain into item_feat, wherever the files have it; `.inter` wins."""
-        item, domain = self.iid_field, self.domain_field
-        in_inter = domain in self.inter_feat
-        in_item = self.item_feat is not None and domain in self.item_feat
-        if not in_inter and not in_item:
-            raise CDSRError(
-                f"the data set {self.dataset_name} names no domains: add a column {domain}:token to {self._item_path}, "
-                f"or to {self._inter_path.name}, or set the key 'DOMAIN_FIELD'"
-            )
-        if self.field2type[domain] != FeatureType.TOKEN:
-            raise CDSRError(f"the column '{domain}' of {self.dataset_name} must be {domain}:token in the header")
-        if in_item:
-            require_values(self._item_path, self.item_feat, domain)
-            named = self.item_feat.set_index(item)[domain]
-        if in_inter:
-            require_values(self._inter_path, self.inter_feat, domain)
-            seen = self._domain_of_interactions()
-            named = pd.concat([seen, named[~named.index.isin(seen.index)]]) if in_item else seen
-            self.inter_feat = self.inter_feat.drop(columns=domain)
-        if self.item_feat is None:
-            self.item_feat = pd.DataFrame({item: named.index})
-        missing = ~self.inter_feat[item].isin(named.index)
-        if missing.any():
-            line = int(np.argmax(missing.to_numpy()))
-            raise CDSRError(
-                f"{self._inter_path}, line {line + 2}: the item '{self.inter_feat[item].iloc[line]}' has no domain; "
-                f"add a line for it to {self._item_path}"
-            )
-        self.item_feat[domain] = self.item_feat[item].map(named)
-        self.item_feat = self.item_feat[self.item_feat[domain].notna()].reset_index(drop=True)
-        self.field2source[domain], self.field2source[item] = FeatureSource.ITEM, FeatureSource.ITEM_ID
-
-    def _domain_of_interactions(self) -> pd.Series:
-        pairs = self.inter_feat[[self.iid_field, self.domain_field]].drop_duplicates()
-        twice = pairs[self.iid_field].duplicated()
-        if twice.any():
-            item, other = pairs[twice].iloc[0]
-            first = pairs[pairs[self.iid_field] == item].iloc[0, 1]
-            raise CDSRError(
-                f"{self._inter_path}, line {pairs.index[twice][0] + 2}: the item '{item}' is in domain '{other}' here "
-                f"and in '{first}' before; an item has one domain: give it two ids, like '{item}@{other}'"
-            )
-        return pairs.set_index(self.iid_field)[self.domain_field]
+            require_values(self.item_path, self.item_feat, self.iid_field)
 
     # Processing
 
@@ -273,6 +247,15 @@ class CDSRDataset(SequentialDataset):
     def inter_matrix(self, form: str = "coo", value_field: str | None = None):
         """User x item matrix of the rows, without RecBole's detour through rows of length one."""
         return Dataset.inter_matrix(self, form, value_field)
+
+    def digest(self) -> str:
+        """A hash of everything that training sees: events, domains and the names behind the numbers."""
+        digest = hashlib.sha256(json.dumps(self.domain_names).encode())
+        for values in (self.events.offsets, *self.events.columns.values(), self.item_domain):
+            digest.update(values.numpy().tobytes())
+        for field in (self.uid_field, self.iid_field):
+            digest.update("\n".join(map(str, self.field2id_token[field])).encode())
+        return digest.hexdigest()
 
     def describe_rows(self) -> dict[str, Tensor]:
         """What a rank table says about each row beside its ranks.

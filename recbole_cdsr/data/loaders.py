@@ -117,6 +117,8 @@ def make_loaders(config, dataset: CDSRDataset):
     parts = dataset.build()
     if len(parts[0]) == 0:
         raise CDSRError(f"{config['dataset']} has no user with at least two training events; weaken the filters")
+    if not len(parts[1]) and not len(parts[2]):
+        raise CDSRError(f"eval_args.split leaves no event of {config['dataset']} to validate or test; change it")
     own = config["layout"] == "sequence"
     if own:
         train = WindowDataLoader(config, parts[0])

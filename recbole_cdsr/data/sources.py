@@ -8,12 +8,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from recbole_cdsr.config import read_yaml
 from recbole_cdsr.data.atomic import read_columns, read_header
 from recbole_cdsr.data.synthetic import toy, write_atomic
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import recbole_dir
 from recbole_cdsr.paths import properties_dir
+from recbole_cdsr.yaml_values import read_yaml
 
 META_FILE = "meta.json"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 
 from recbole_cdsr.errors import CDSRError
@@ -29,10 +31,12 @@ def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndar
     ((mode, value),) = settings.items()
     if mode == "LS":
         return _leave_one_out(user, value)
-    if mode != "RS" or not isinstance(value, list) or len(value) != 3 or min(value) < 0 or sum(value) <= 0:
+    if mode != "RS" or not isinstance(value, list) or len(value) != 3:
         raise CDSRError(
             f"eval_args.split {settings} is not known; use {{LS: valid_and_test}} or {{RS: [0.8, 0.1, 0.1]}}"
         )
+    if not all(isinstance(one, numbers.Real) for one in value) or min(value) < 0 or sum(value) <= 0:
+        raise CDSRError(f"eval_args.split RS takes three shares, none negative, but got {value}")
     ratios = np.array(value, dtype=np.float64) / sum(value)
     if group == "user":
         number, total = _number_in_group(user)
