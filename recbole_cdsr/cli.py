@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from recbole_cdsr import __version__
@@ -103,7 +102,9 @@ def _run(argv: list[str]) -> int:
         if options.run_dir not in (None, options.resume):
             raise CDSRError(f"--resume names {options.resume} and --run_dir {options.run_dir}; give one of them")
         options.run_dir, options.resume = options.resume, True
-    named = _named_in_files(files)
+    from recbole_cdsr.yaml_values import merged
+
+    named = merged(files)
     command = "python -m recbole_cdsr run " + shlex.join(argv)
     try:
         result = quick_start.run(
@@ -197,16 +198,6 @@ def _set_up_logging(quiet: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
     root.addHandler(handler)
-
-
-def _named_in_files(files: list[str]) -> dict[str, str]:
-    """Model and data set that config files name, as a saved config.yaml does."""
-    from recbole_cdsr.yaml_values import read_yaml
-
-    merged: dict[str, Any] = {}
-    for name in files:
-        merged.update(read_yaml(Path(name)))
-    return {key: merged[key] for key in ("model", "dataset") if key in merged}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import model_name, nearest, normalise, own_models, recbole_dir, recbole_models
 from recbole_cdsr.paths import properties_dir
 from recbole_cdsr.protocol import check_settings
-from recbole_cdsr.yaml_values import SafeLoader, one_line, plain_value, read_yaml
+from recbole_cdsr.yaml_values import SafeLoader, merged, one_line, plain_value, read_yaml
 
 compat.apply()
 
@@ -103,10 +103,7 @@ class CDSRConfig(Config):
         return SafeLoader
 
     def _load_config_files(self, file_list: list[str] | None) -> dict:
-        merged: dict[str, Any] = {}
-        for path in [file_list] if isinstance(file_list, str) else file_list or []:
-            merged.update(read_yaml(path))
-        return {key: value for key, value in merged.items() if key not in ("model", "dataset")}
+        return {key: value for key, value in merged(file_list).items() if key not in ("model", "dataset")}
 
     def _load_variable_config_dict(self, config_dict: dict | None) -> dict:
         return {key: plain_value(value) for key, value in (config_dict or {}).items()}

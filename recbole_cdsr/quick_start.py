@@ -23,6 +23,7 @@ from recbole_cdsr.ranks import RankTable
 from recbole_cdsr.report import result_dict, table
 from recbole_cdsr.run_folder import BEST, ENVIRONMENT, LAST, RANKS, RESULT, as_json, config_of, free_folder, open_folder
 from recbole_cdsr.trainer import MGDATrainer
+from recbole_cdsr.yaml_values import merged
 
 compat.apply()
 
@@ -72,7 +73,7 @@ def run(
         dataset: name of a folder in `data_path`, ml-100k by default; ml-100k and toy are built on first use.
         config_file_list, config_dict: settings; see CDSRConfig.
         run_dir: runs/<model>-<dataset>-<time>-<hash> by default.
-        resume: go on with the run in `run_dir`, whose own settings then hold.
+        resume: go on with the run in `run_dir`; settings given anew must be those of the run, but for a few.
         command: how the run was started, for the record.
 
     Returns:
@@ -82,9 +83,9 @@ def run(
         CDSRError: for anything a user can mend.
     """
     if resume:
-        if model is not None or dataset is not None or config_file_list:
-            raise CDSRError("a resumed run keeps its model, data set and config files; name only its folder")
-        config, folder = config_of(run_dir, config_dict or {})
+        named = {"model": model, "dataset": dataset}
+        given = {key: value for key, value in named.items() if value is not None}
+        config, folder = config_of(run_dir, {**given, **merged(config_file_list), **(config_dict or {})})
     else:
         model, dataset = "AutoCDSR" if model is None else model, "ml-100k" if dataset is None else dataset
         config = CDSRConfig(model, dataset, config_file_list, config_dict)

@@ -15,7 +15,7 @@ from recbole_cdsr import checkpoint
 from recbole_cdsr.config import CDSRConfig, plain
 from recbole_cdsr.environment import environment
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.names import normalise
+from recbole_cdsr.names import model_name, normalise
 from recbole_cdsr.yaml_values import read_yaml
 
 CONFIG, RESULT, RANKS, LOG, ENVIRONMENT = "config.yaml", "result.json", "ranks.npz", "run.log", "environment.json"
@@ -59,15 +59,22 @@ def config_of(run_dir: str | Path | None, changes: dict[str, Any]) -> tuple[CDSR
     settings = read_yaml(folder / CONFIG)
     if "model" not in settings or "dataset" not in settings:
         raise CDSRError(f"{folder / CONFIG} names no model and data set; it is not the file that the run wrote")
-    model, dataset = settings.pop("model"), settings.pop("dataset")
-    before = plain(CDSRConfig(model, dataset, config_dict=settings))
-    config = CDSRConfig(model, dataset, config_dict={**settings, **changes})
+    model = changes.get("model", settings["model"])  # a class of the user's own has no name to find it by
+    wanted = model_name(model) if isinstance(model, str) else model.__name__
+    if wanted != settings["model"]:
+        raise CDSRError(f"the run in {folder} has model = {settings['model']}; it cannot change to {wanted}")
+    before = plain(_make({**settings, "model": model}))
+    config = _make({**settings, **changes})
     after = plain(config)
     for key in changes:
         if key not in MAY_CHANGE and before.get(key) != after.get(key):
-            is_now = f"{key} = {before.get(key)}"
-            raise CDSRError(f"the run in {folder} has {is_now}; a resumed run cannot change it to {after.get(key)}")
+            raise CDSRError(f"the run in {folder} has {key} = {before.get(key)}; it cannot change to {after.get(key)}")
     return config, folder
+
+
+def _make(settings: dict[str, Any]) -> CDSRConfig:
+    keys = {key: value for key, value in settings.items() if key not in ("model", "dataset")}
+    return CDSRConfig(settings["model"], settings["dataset"], config_dict=keys)
 
 
 def _config_text(config: CDSRConfig, command: str | None) -> str:

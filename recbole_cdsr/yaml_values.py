@@ -54,6 +54,14 @@ def read_yaml(path: str | Path) -> dict:
     return content
 
 
+def merged(paths: str | list[str] | None) -> dict[str, Any]:
+    """The mappings of several yaml files as one; later files win."""
+    settings: dict[str, Any] = {}
+    for path in [paths] if isinstance(paths, str) else paths or []:
+        settings.update(read_yaml(path))
+    return settings
+
+
 def plain_value(value: Any) -> Any:
     """A copy in types that yaml can write: what numpy, pathlib and tuples hold becomes numbers, texts and lists."""
     if isinstance(value, dict):

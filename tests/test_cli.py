@@ -45,7 +45,6 @@ def test_help_names_commands_models_and_data():
         (["run", "--model", "NCL"], "NCL is not offered: it trains in a way of its own"),
         (["run", "--dataset", ""], "there is no data set ''"),
         (["run", "--resume", "a", "--run_dir", "b"], "give one of them"),
-        (["run", "--resume", "a", "--model", "SASRec"], "a resumed run keeps its model"),
         (["run", "--dataset", "toy", "--eval_args", "{split: {RS: [1, 0, 0]}}"], "no event of toy to validate or test"),
         (["run", "--dataset", "toy", "--USER_ID_FIELD", "uid"], "no column 'uid'"),
         (["run", "--model", "SASRec", "--layout", "sequence"], "predicts one target per row"),
@@ -108,7 +107,9 @@ def test_a_folder_with_a_run_is_not_overwritten():
     again = command("run", *SMALL, "--run_dir", "a")
     assert again.returncode == 2 and "already holds a run" in again.stderr
     changed = command("run", *SMALL, "--run_dir", "a", "--resume", "--learning_rate", "0.5")
-    assert changed.returncode == 2 and "cannot change it to 0.5" in changed.stderr
+    assert changed.returncode == 2 and "it cannot change to 0.5" in changed.stderr
+    changed = command("run", *SMALL, "--model", "SASRec", "--run_dir", "a", "--resume")
+    assert changed.returncode == 2 and "model = AutoCDSR; it cannot change to SASRec" in changed.stderr
     assert Path("a/result.json").read_bytes() == before
 
 
@@ -142,7 +143,7 @@ def test_killed_runs_resume_to_the_same_weights(model):
         wait_for_epochs(Path("killed"), epochs, process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        process = start("--resume", "killed")
+        process = start("--model", model, *LONG, "--run_dir", "killed", "--resume")
     assert process.wait() == 0
     for name in ("best.pth", "checkpoint.pth"):
         whole, killed = (torch.load(Path(folder) / name, weights_only=True) for folder in ("whole", "killed"))
