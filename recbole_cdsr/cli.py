@@ -78,12 +78,7 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("-m", "--model", help="name of a model, ours or RecBole's (default: AutoCDSR)")
     parser.add_argument("-d", "--dataset", help="name of a data set (default: ml-100k)")
     parser.add_argument(
-        "--config_files",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="yaml files with keys",
+        "--config_files", nargs="+", action="extend", default=[], metavar="FILE", help="yaml files, later ones win"
     )
     parser.add_argument("--run_dir", help="folder of this run (default: runs/<model>-<dataset>-<time>-<hash>)")
     parser.add_argument(
@@ -102,14 +97,11 @@ def _run(argv: list[str]) -> int:
         if options.run_dir not in (None, options.resume):
             raise CDSRError(f"--resume names {options.resume} and --run_dir {options.run_dir}; give one of them")
         options.run_dir, options.resume = options.resume, True
-    from recbole_cdsr.yaml_values import merged
-
-    named = merged(files)
     command = "python -m recbole_cdsr run " + shlex.join(argv)
     try:
         result = quick_start.run(
-            named.get("model") if options.model is None else options.model,
-            named.get("dataset") if options.dataset is None else options.dataset,
+            options.model,
+            options.dataset,
             files,
             keys,
             options.run_dir,

@@ -57,11 +57,8 @@ def resolve_model(model: str | type) -> type:
         return model
     name = model_name(model)
     if name in own_models().values():
-        module = next(
-            path.stem
-            for path in (Path(__file__).parent / "model").glob("*.py")
-            if normalise(path.stem) == normalise(name)
-        )
+        files = (Path(__file__).parent / "model").glob("*.py")
+        module = next(path.stem for path in files if normalise(path.stem) == normalise(name))
         return getattr(importlib.import_module(f"recbole_cdsr.model.{module}"), name)
     kind = "sequential" if name in recbole_models(("sequential_recommender",)).values() else "general"
     return getattr(importlib.import_module(f"recbole.model.{kind}_recommender.{name.lower()}"), name)
@@ -116,9 +113,8 @@ class CDSRConfig(Config):
         files = [properties_dir() / "overall.yaml"]
         # A class that somebody derives from a model starts from that model's keys.
         for parent in reversed([one.__name__ for one in model_class.__mro__]):
-            files += [
-                folder / "model" / f"{parent}.yaml" for folder in (recbole_dir() / "properties", properties_dir())
-            ]
+            folders = (recbole_dir() / "properties", properties_dir())
+            files += [folder / "model" / f"{parent}.yaml" for folder in folders]
         for path in [*files, properties_dir() / "dataset" / f"{dataset}.yaml"]:
             if path.is_file():
                 self.internal_config_dict.update(read_yaml(path))
@@ -195,12 +191,8 @@ def plain(config: CDSRConfig) -> dict[str, Any]:
     """
     derived = {"device", "single_spec", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "model", "dataset"}
     derived |= {"valid_neg_sample_args", "test_neg_sample_args", "valid_metric_bigger", *REFUSED_KEYS}
-    internal = config.internal_config_dict
-    values = {
-        k: v
-        for k, v in config.final_config_dict.items()
-        if k not in derived and k in internal | config.external_config_dict
-    }
+    given = (config.internal_config_dict | config.external_config_dict).keys() - derived
+    values = {key: value for key, value in config.final_config_dict.items() if key in given}
     values["data_path"] = str(Path(config["data_path"]).parent.resolve())
     values["eval_args"] = {**values["eval_args"], "mode": "full"}
     if (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):

@@ -69,8 +69,8 @@ def run(
     """Trains a model, ranks the test events with its best epoch, and writes the run folder.
 
     Args:
-        model: name or class, ours or RecBole's; AutoCDSR by default.
-        dataset: name of a folder in `data_path`, ml-100k by default; ml-100k and toy are built on first use.
+        model: name or class, ours or RecBole's; by default what a config file names, else AutoCDSR.
+        dataset: name of a folder in `data_path`; by default what a config file names, else ml-100k.
         config_file_list, config_dict: settings; see CDSRConfig.
         run_dir: runs/<model>-<dataset>-<time>-<hash> by default.
         resume: go on with the run in `run_dir`; settings given anew must be those of the run, but for a few.
@@ -82,13 +82,13 @@ def run(
     Raises:
         CDSRError: for anything a user can mend.
     """
+    in_files = merged(config_file_list)
+    given = {key: value for key, value in (("model", model), ("dataset", dataset)) if value is not None}
     if resume:
-        named = {"model": model, "dataset": dataset}
-        given = {key: value for key, value in named.items() if value is not None}
-        config, folder = config_of(run_dir, {**given, **merged(config_file_list), **(config_dict or {})})
+        config, folder = config_of(run_dir, {**in_files, **(config_dict or {}), **given})
     else:
-        model, dataset = "AutoCDSR" if model is None else model, "ml-100k" if dataset is None else dataset
-        config = CDSRConfig(model, dataset, config_file_list, config_dict)
+        named = {"model": "AutoCDSR", "dataset": "ml-100k", **in_files, **given}
+        config = CDSRConfig(named["model"], named["dataset"], config_file_list, config_dict)
         folder = free_folder(config, run_dir)
     data = prepare(config)  # before the folder is made: bad data leave nothing behind
     open_folder(folder, config, command, new=not resume)

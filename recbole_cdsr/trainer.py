@@ -73,7 +73,7 @@ class MGDATrainer(Trainer):
     # Training
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        """Trains until `epochs`, or until the validation score has not improved for `stopping_step` validations.
+        """Trains until `epochs`, or until more than `stopping_step` validations in a row brought no improvement.
 
         Args: RecBole's. `callback_fn(epoch, score)` is called after each validation.
 
