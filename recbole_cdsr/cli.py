@@ -87,7 +87,7 @@ def _run(argv: list[str]) -> int:
     _output_options(parser)
     options, rest = parser.parse_known_args(argv)
     keys = parse_keys(rest)
-    if options.quiet or options.json or not sys.stderr.isatty():
+    if options.quiet or options.json:
         keys.setdefault("show_progress", False)
     files = [name for given in options.config_files for name in given.split()]
     _set_up_logging(options.quiet or options.json)

@@ -29,7 +29,7 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
     model.eval()
     dataset = loader.dataset
     catalogue = Catalogue(dataset.item_domain)
-    rows = tqdm(loader, desc="evaluate", leave=False, disable=not show_progress)
+    rows = tqdm(loader, desc="evaluate", leave=False, disable=None if show_progress else True)
     item, domain = dataset.inter_feat[dataset.iid_field], dataset.inter_feat[dataset.domain_field]
     if isinstance(model, CDSRRecommender):
         states = torch.cat([model.user_state(batch.to(device)) for batch in rows])

@@ -115,7 +115,7 @@ class MGDATrainer(Trainer):
         cpu, wall = time.process_time(), time.perf_counter()
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
-        bar = tqdm(train_data, desc=f"epoch {epoch_idx}", leave=False, disable=not show_progress)
+        bar = tqdm(train_data, desc=f"epoch {epoch_idx}", leave=False, disable=None if show_progress else True)
         for batch, interaction in enumerate(bar):
             for name, value in self._step(interaction.to(self.device), epoch_idx, batch).items():
                 sums[name] += value
