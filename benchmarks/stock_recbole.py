@@ -29,7 +29,8 @@ from recbole_cdsr.report import result_dict, table
 
 
 def our_config(options: argparse.Namespace) -> CDSRConfig:
-    return CDSRConfig("SASRec", options.dataset, config_dict={"data_path": options.data_path, "show_progress": False})
+    keys = {"data_path": options.data_path, "seed": options.seed, "show_progress": False}
+    return CDSRConfig("SASRec", options.dataset, config_dict=keys)
 
 
 def write_ordered(config: CDSRConfig, folder: Path) -> None:
