@@ -36,8 +36,8 @@ def our_config(options: argparse.Namespace) -> CDSRConfig:
 def write_ordered(config: CDSRConfig, folder: Path) -> None:
     """The events in exact time order, with their number in that order as time (exact in float32 up to 2^24)."""
     ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
-    frame = CDSRDataset(config).inter_feat  # sorted by exact time, then file order
     dataset = CDSRDataset(config)
+    frame = dataset.inter_feat  # sorted by exact time, then file order
     tokens = {field: dataset.field2id_token[field] for field in ("user_id", "item_id")}
     ordered = pd.DataFrame({f"{field}:token": tokens[field][frame[field]] for field in tokens})
     ordered["timestamp:float"] = range(len(ordered))

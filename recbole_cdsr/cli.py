@@ -97,7 +97,7 @@ def _run(argv: list[str]) -> int:
         if options.run_dir not in (None, options.resume):
             raise CDSRError(f"--resume names {options.resume} and --run_dir {options.run_dir}; give one of them")
         options.run_dir, options.resume = options.resume, True
-    command = "python -m recbole_cdsr run " + shlex.join(argv)
+    command = shlex.join(["python", "-m", "recbole_cdsr", "run", *argv])
     try:
         result = quick_start.run(
             options.model,
@@ -106,7 +106,7 @@ def _run(argv: list[str]) -> int:
             keys,
             options.run_dir,
             bool(options.resume),
-            command.strip(),
+            command,
         )
     except quick_start.Interrupted as interrupted:
         print(f"\nstopped; go on with: recbole-cdsr run --resume {interrupted}", file=sys.stderr)
