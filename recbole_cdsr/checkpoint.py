@@ -19,7 +19,7 @@ import torch
 
 from recbole_cdsr.errors import CDSRError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write_bytes(path: Path, content: bytes) -> None:

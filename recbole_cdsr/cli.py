@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from typing import Any
@@ -13,6 +14,8 @@ from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import BUILT_IN_DATASETS, NOT_OFFERED, nearest, own_models, recbole_models
 
 CONSOLE = "recbole-cdsr console"
+# Of several processes started by torchrun the first speaks for all.
+IS_FIRST = os.environ.get("RANK", "0") == "0"
 COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
@@ -39,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
         return {"run": _run, "evaluate": _evaluate}[argv[0]](argv[1:])
     except CDSRError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if IS_FIRST or error.of_one_process:
+            print(f"error: {error}", file=sys.stderr)
         return 2
 
 
@@ -87,10 +91,10 @@ def _run(argv: list[str]) -> int:
     _output_options(parser)
     options, rest = parser.parse_known_args(argv)
     keys = parse_keys(rest)
-    if options.quiet or options.json:
+    if options.quiet or options.json or not IS_FIRST:
         keys.setdefault("show_progress", False)
     files = [name for given in options.config_files for name in given.split()]
-    _set_up_logging(options.quiet or options.json)
+    _set_up_logging(options.quiet or options.json or not IS_FIRST)
     from recbole_cdsr import quick_start
 
     if isinstance(options.resume, str):
@@ -109,7 +113,8 @@ def _run(argv: list[str]) -> int:
             command,
         )
     except quick_start.Interrupted as interrupted:
-        print(f"\nstopped; go on with: recbole-cdsr run --resume {interrupted}", file=sys.stderr)
+        if IS_FIRST:
+            print(f"\nstopped; go on with: recbole-cdsr run --resume {interrupted}", file=sys.stderr)
         return 130
     _print_result(result, options)
     return 0
@@ -169,6 +174,8 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
 
 def _print_result(result: dict[str, Any], options: argparse.Namespace) -> None:
     text = result.pop("table")
+    if not IS_FIRST:
+        return
     if options.json:
         print(json.dumps(result, indent=1))
         return

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from recbole_cdsr import compat
+from recbole_cdsr import compat, distributed
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import model_name, nearest, normalise, own_models, recbole_dir, recbole_models
 from recbole_cdsr.paths import properties_dir
@@ -61,7 +61,7 @@ def resolve_model(model: str | type) -> type:
         module = next(path.stem for path in files if normalise(path.stem) == normalise(name))
         return getattr(importlib.import_module(f"recbole_cdsr.model.{module}"), name)
     kind = "sequential" if name in recbole_models(("sequential_recommender",)).values() else "general"
-    return getattr(importlib.import_module(f"recbole.model.{kind}_recommender.{name.lower()}"), name)
+    return getattr(compat.import_model(f"recbole.model.{kind}_recommender.{name.lower()}"), name)
 
 
 class CDSRConfig(Config):
@@ -180,7 +180,8 @@ class CDSRConfig(Config):
         if use_gpu and not (final["gpu_id"].isdigit() and int(final["gpu_id"]) < torch.cuda.device_count()):
             last = torch.cuda.device_count() - 1
             raise CDSRError(f"there is no GPU '{final['gpu_id']}'; set gpu_id to 0 .. {last}, or use_gpu to False")
-        final["device"] = torch.device("cuda", int(final["gpu_id"])) if use_gpu else torch.device("cpu")
+        number = distributed.local_rank() if distributed.world() > 1 else int(final["gpu_id"]) if use_gpu else 0
+        final["device"] = torch.device("cuda", number) if use_gpu else torch.device("cpu")
         final["single_spec"], final["local_rank"] = True, 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import recbole_cdsr
+from recbole_cdsr import distributed
 
 PACKAGES = ("recbole", "torch", "numpy", "pandas", "pyarrow")
 
@@ -29,6 +30,7 @@ def environment(config, command: str | None) -> dict[str, Any]:
         "commit": commit(),
         "seed": config["seed"],
         "device": str(config["device"]),
+        "processes": distributed.world(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -8,3 +8,5 @@ class CDSRError(ValueError):
 
     The command line prints the sentence without a stack trace and ends with exit status 2.
     """
+
+    of_one_process = False  # True: of several processes started by torchrun, each tells its own

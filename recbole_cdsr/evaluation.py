@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_cdsr import distributed
 from recbole_cdsr.counting import Catalogue, Ranks, count_ranks, count_ranks_tiled
 from recbole_cdsr.data.loaders import RowDataLoader
 from recbole_cdsr.model.base import CDSRRecommender
@@ -17,7 +18,8 @@ from recbole_cdsr.ranks import RankTable
 def rank_events(model, loader: RowDataLoader, device: torch.device, show_progress: bool = False) -> RankTable:
     """Ranks the target of every row among all items and among the items of its domain.
 
-    Our models give a state per row, which is compared with the item table in tiles; RecBole's give all scores.
+    Our models give a state per row, which is compared with the item table in tiles; RecBole's give all scores. Each of
+    several processes ranks a part of the rows; all get the whole table.
 
     Args:
         model: has `user_state` (ours) or `full_sort_predict` / `predict` (RecBole's).
@@ -27,6 +29,7 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
         CDSRError: if a score is NaN.
     """
     model.eval()
+    whole, loader = loader.dataset, loader.part(distributed.rank(), distributed.world())
     dataset = loader.dataset
     catalogue = Catalogue(dataset.item_domain)
     rows = tqdm(loader, desc="evaluate", leave=False, disable=None if show_progress else True)
@@ -43,7 +46,22 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
             parts.append(count_ranks(scores, catalogue, item[part], domain[part]))
             start += len(batch)
         ranks = Ranks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    return _table(dataset, ranks)
+    if dataset is not whole:
+        ranks = Ranks(*map(distributed.concatenate, ranks))
+    return _table(whole, ranks)
+
+
+@torch.no_grad()
+def attention_between_domains(model, loader: RowDataLoader, device: torch.device) -> Tensor | None:
+    """Mean attention [C, C] of queries of a domain on keys of a domain; None if the model records none.
+
+    Of the first `eval_batch_size` rows only: enough for a mean, and cheap enough for every epoch.
+    """
+    if not isinstance(model, CDSRRecommender):
+        return None
+    model.eval()
+    matrix = model.transfer_record(next(iter(loader)).to(device))
+    return None if matrix is None else matrix.float().cpu()
 
 
 def all_scores(model, rows, item_field: str, n_items: int) -> Tensor:

@@ -219,7 +219,10 @@ class Weighting:
         self.cross_domain_weight = cross_domain_weight
         self.negative_factor = negative_factor
 
-    def __call__(self, gramian: Tensor | None, losses: Tensor) -> Outcome:
+    def start_epoch(self) -> None:
+        """Forgets what a strategy keeps between steps; called before each epoch."""
+
+    def __call__(self, gramian: Tensor | None, losses: Tensor, names: Sequence[str] = ()) -> Outcome:
         if losses.dim() != 1 or not 1 <= len(losses) <= 2:
             raise CDSRError(
                 f"losses must be a tensor (rec,) or (rec, cross_domain), not of shape {tuple(losses.shape)}"
@@ -284,7 +287,9 @@ STRATEGIES: dict[str, type[Weighting]] = {
 }
 
 
-def make_weighting(name: str, *, cross_domain_weight: float = 1.0, negative_factor: str = "clip") -> Weighting:
+def make_weighting(
+    name: str, *, cross_domain_weight: float = 1.0, negative_factor: str = "clip", **others: object
+) -> Weighting:
     """The strategy called `name`: none | fixed | preference; raises CDSRError on an unknown name or option.
 
     cross_domain_weight: scale of a_cd, finite, not negative; the whole weight in `fixed`.

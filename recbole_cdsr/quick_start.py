@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_cdsr import checkpoint, compat
+from recbole_cdsr import checkpoint, compat, distributed
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.loaders import RowDataLoader, make_loaders
@@ -90,8 +90,19 @@ def run(
         named = {"model": "AutoCDSR", "dataset": "ml-100k", **in_files, **given}
         config = CDSRConfig(named["model"], named["dataset"], config_file_list, config_dict)
         folder = free_folder(config, run_dir)
+    try:
+        with distributed.processes(config["device"]):
+            folder = Path(distributed.from_first(str(folder)))
+            return _run(config, folder, command, resume)
+    except distributed.Lost as error:
+        raise distributed.Lost(f"{error}; go on with the same command and --resume {folder}") from None
+
+
+def _run(config: CDSRConfig, folder: Path, command: str | None, resume: bool) -> dict[str, Any]:
     data = prepare(config)  # before the folder is made: bad data leave nothing behind
-    open_folder(folder, config, command, new=not resume)
+    if distributed.rank() == 0:
+        open_folder(folder, config, command, new=not resume)
+    distributed.from_first(None)  # the folder is there for all
     try:
         return _train(build(config, data, folder), folder, resume)
     except KeyboardInterrupt:
@@ -108,7 +119,8 @@ def prepare(config: CDSRConfig) -> tuple[CDSRDataset, tuple]:
         CDSRError: if the data cannot be used, or the model needs what this package does not feed.
     """
     _refuse_special_models(config)
-    ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
+    with distributed.first_alone():
+        ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
     init_seed(config["seed"], config["reproducibility"])
     dataset = CDSRDataset(config)
     return dataset, make_loaders(config, dataset)
@@ -177,9 +189,10 @@ def _train(built: Run, folder: Path, resume: bool) -> dict[str, Any]:
     built.trainer.load_best()
     part, loader = built.evaluated
     ranks = built.trainer.rank_table(loader, show)
-    ranks.save(folder / RANKS)
     result = _result(built, part, ranks)
-    checkpoint.write_bytes(folder / RESULT, as_json(result))
+    if distributed.rank() == 0:
+        ranks.save(folder / RANKS)
+        checkpoint.write_bytes(folder / RESULT, as_json(result))
     return result
 
 

@@ -1,8 +1,8 @@
 """MGDATrainer: RecBole's Trainer for models that name their losses.
 
-Each step takes the losses of `calculate_losses`, their gradients where the strategy needs them, asks
-`objectives` for weights and steps along the weighted sum. Two gradients cost one forward pass, one full
-and one partial backward pass; no third one is made, since the gradients are added.
+`steps` takes the optimiser steps of an epoch: the losses of `calculate_losses`, their gradients where the strategy
+needs them, and their weighted sum. Here stand the epochs: validation, early stopping, the best weights, exact resume.
+With several processes all train and rank, and the first alone writes.
 
 What RecBole's Trainer does otherwise, and why it is not inherited: it selects epochs on one pooled metric,
 saves only on improvement and by pickling, names files by the second, and loses random states, the history
@@ -11,24 +11,20 @@ and the best result on resume.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_cdsr import checkpoint, compat, history
-from recbole_cdsr.balance import balanced_backward
+from recbole_cdsr import checkpoint, compat, distributed, history
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.evaluation import rank_events
-from recbole_cdsr.model.base import CDSRRecommender
-from recbole_cdsr.objectives import make_weighting
+from recbole_cdsr.evaluation import attention_between_domains, rank_events
 from recbole_cdsr.ranks import RankTable
-from recbole_cdsr.run_folder import BEST, HISTORY, LAST
+from recbole_cdsr.run_folder import BEST, HISTORY, LAST, TRANSFER
+from recbole_cdsr.steps import Steps
 
 compat.apply()
 
@@ -36,7 +32,7 @@ from recbole.trainer import Trainer  # noqa: E402
 from recbole.utils import ModelType, early_stopping  # noqa: E402
 
 # What a checkpoint says of the epochs so far.
-PROGRESS = ("cur_step", "best_valid_score", "best_epoch", "best_valid_result", "history")
+PROGRESS = ("cur_step", "best_valid_score", "best_epoch", "best_valid_result", "history", "transfer")
 
 
 class MGDATrainer(Trainer):
@@ -56,17 +52,10 @@ class MGDATrainer(Trainer):
         self.saved_model_file = str(self.folder / BEST)
         if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
             self.epochs = 1
-        self.weighting = make_weighting(
-            config["objective_weighting"] or "none",
-            cross_domain_weight=1.0 if config["cross_domain_weight"] is None else config["cross_domain_weight"],
-            negative_factor=config["negative_factor"] or "clip",
-        )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(config["enable_scaler"]))
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        shared = {id(p) for p in model.shared_parameters()} if isinstance(model, CDSRRecommender) else set()
-        self.shared = [number for number, p in enumerate(self.parameters) if id(p) in shared]
+        self.steps = Steps(config, model, self.optimizer, self.folder)
         self.data_digest: str | None = None  # set by whoever knows the data: a checkpoint then fits no other
         self.history: list[dict[str, float]] = []
+        self.transfer: list[tuple[int, Tensor]] = []  # epoch, mean attention between domains [C, C]
         self.best_epoch = -1
         self.finished = False
 
@@ -84,6 +73,7 @@ class MGDATrainer(Trainer):
             CDSRError: if a loss is not finite, or the folder cannot be written.
         """
         self._restore_loader(train_data)
+        saved = saved and distributed.rank() == 0
         if saved and self.start_epoch == 0:
             self._save_last(-1, train_data)
         for epoch in range(self.start_epoch, self.epochs):
@@ -98,10 +88,11 @@ class MGDATrainer(Trainer):
                 if self.best_valid_result is None:  # nothing was validated so far: the last epoch is the one to keep
                     self.best_epoch = epoch
                     self._save_best(epoch)
-                history.write(self.folder / HISTORY, self.history)
+                self._write_history(valid_data)
                 self._save_last(epoch, train_data)
             if callback_fn and score is not None:
                 callback_fn(epoch, score)
+        distributed.from_first(None)  # what the first process wrote is there for all
         self.tensorboard.flush()
         return self.best_valid_score, self.best_valid_result
 
@@ -116,53 +107,14 @@ class MGDATrainer(Trainer):
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
         bar = tqdm(train_data, desc=f"epoch {epoch_idx}", leave=False, disable=None if show_progress else True)
-        for batch, interaction in enumerate(bar):
-            for name, value in self._step(interaction.to(self.device), epoch_idx, batch).items():
+        for log in self.steps.run(bar, len(train_data), epoch_idx):
+            for name, value in log.items():
                 sums[name] += value
                 counts[name] += 1
         means = {name: total / counts[name] for name, total in sums.items()}
-        row = {"epoch": epoch_idx, "steps": len(train_data), "loss": means.pop("loss"), **means}
+        row = {"epoch": epoch_idx, "steps": counts["loss"], "loss": means.pop("loss"), **means}
         row["train_cpu_seconds"], row["train_seconds"] = time.process_time() - cpu, time.perf_counter() - wall
         return row
-
-    def _step(self, interaction, epoch: int, batch: int) -> dict[str, float]:
-        """One optimiser step; returns what to log."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(self.enable_amp)):
-            losses = self._losses(interaction)
-        values = {name: loss.item() for name, loss in losses.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise CDSRError(
-                    f"the loss '{name}' is {value} in epoch {epoch}, batch {batch}; the best checkpoint so far is kept "
-                    f"in {self.folder}: lower the learning_rate, or set clip_grad_norm"
-                )
-        self.optimizer.zero_grad(set_to_none=True)
-        log = balanced_backward(losses, self.parameters, self.shared, self.weighting, self.scaler)
-        self.scaler.unscale_(self.optimizer)
-        log["gradient_norm"] = self._clip()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        total = values["rec"] + log.get("weight_cross_domain", 0.0) * values.get("cross_domain", 0.0)
-        return {"loss": total, **{f"loss_{name}": value for name, value in values.items()}, **log}
-
-    def _losses(self, interaction) -> dict[str, Tensor]:
-        if isinstance(self.model, CDSRRecommender):
-            return self.model.calculate_losses(interaction)
-        try:
-            loss = self.model.calculate_loss(interaction)
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise CDSRError(f"RecBole's {self.config.model} cannot train with these data and keys ({what})") from error
-        return {"rec": sum(loss) if isinstance(loss, tuple) else loss}
-
-    def _clip(self) -> float:
-        """Clips as `clip_grad_norm` says; returns the norm of the whole gradient before that."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if self.clip_grad_norm:
-            return float(torch.nn.utils.clip_grad_norm_(self.parameters, **self.clip_grad_norm))
-        if not gradients:
-            return 0.0
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
 
     # Validation
 
@@ -178,6 +130,9 @@ class MGDATrainer(Trainer):
         score, result = self._score(table)
         row.update({f"valid_{name}": value for name, value in result.items()})
         row["valid_score"], row["valid_seconds"] = score, time.perf_counter() - start
+        transfer = attention_between_domains(self.model, valid_data, self.device)
+        if transfer is not None:
+            self.transfer.append((epoch, transfer))
         self.best_valid_score, self.cur_step, stop, better = early_stopping(
             score, float(self.best_valid_score), self.cur_step, max_step=self.stopping_step
         )
@@ -228,7 +183,7 @@ class MGDATrainer(Trainer):
         state = checkpoint.load(Path(resume_file), self.device)
         self._put_weights(state, resume_file)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.steps.scaler.load_state_dict(state["scaler"])
         self.start_epoch = state["epoch"] + 1
         self.recall(state)
         self.finished = self.cur_step > self.stopping_step
@@ -261,12 +216,17 @@ class MGDATrainer(Trainer):
         state = self._weights(epoch)
         state.update(
             optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(),
+            scaler=self.steps.scaler.state_dict(),
             random=checkpoint.random_state(),
             loader=generator.get_state() if generator is not None else None,
             **{name: getattr(self, name) for name in PROGRESS},
         )
         checkpoint.save(self.folder / LAST, state)
+
+    def _write_history(self, valid_data) -> None:
+        history.write(self.folder / HISTORY, self.history)
+        if self.transfer:
+            history.write_transfer(self.folder / TRANSFER, self.transfer, valid_data.dataset.domain_names)
 
     def _save_best(self, epoch: int) -> None:
         checkpoint.save(Path(self.saved_model_file), self._weights(epoch))
@@ -283,6 +243,7 @@ class MGDATrainer(Trainer):
         return {"epoch": epoch, "state_dict": weights, "other_parameter": other, "data": self.data_digest}
 
     def _report(self, row: dict[str, float], verbose: bool) -> None:
+        verbose = verbose and distributed.rank() == 0
         for name, value in row.items():
             if name != "epoch":
                 self.tensorboard.add_scalar(name, value, row["epoch"])

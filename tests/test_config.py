@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +113,18 @@ def test_the_environment_and_yaml_stay_untouched(monkeypatch):
     CDSRConfig("SASRec", "toy")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
     assert yaml.load("1e-3", Loader=yaml.FullLoader) == "1e-3"
+
+
+def test_anomaly_detection_stays_as_it_was():
+    """RecBole's SINE, imported with every sequential model, switches it on: 1.5 times the time of a step."""
+    code = "import torch; from recbole_cdsr.config import resolve_model; resolve_model('SASRec');"
+    for before in (False, True):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code} print(torch.is_anomaly_enabled())".replace(
+                ";", f"; torch.autograd.set_detect_anomaly({before});", 1)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == str(before)
 
 
 def test_two_configs_share_nothing():

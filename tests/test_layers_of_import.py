@@ -16,13 +16,13 @@ LAYERS = [
     # Below everything: standard library only.
     {"__init__", "errors", "paths", "names"},
     # 0. Pure mathematics: torch and numpy only.
-    {"layers", "objectives", "balance", "counting", "ranks", "checkpoint", "history"},
+    {"layers", "objectives", "balance", "distributed", "counting", "ranks", "checkpoint", "history"},
     # 1. What touches RecBole's configuration and data; report turns numbers into tables, so that runs can print one.
     {"data", "config", "compat", "report", "protocol", "yaml_values", "run_folder", "environment"},
     # 2.
     {"model"},
     # 3. One trainer and one way to rank for every model.
-    {"trainer", "evaluation"},
+    {"trainer", "steps", "evaluation"},
     # 4. What a script calls.
     {"quick_start", "compare", "recommend"},
     # 5. What a person calls.

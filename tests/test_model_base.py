@@ -112,7 +112,7 @@ def test_a_model_needs_only_a_table_and_an_encoder():
             states = self.item_embedding(interaction[self.ITEM_SEQ])
             return states.cumsum(1) / torch.arange(1, states.size(1) + 1)[:, None]
 
-    model, batch = Mean(make_config(), FakeDataset()), make_batch()
+    model, batch = Mean(make_config(objectives=["rec"]), FakeDataset()), make_batch()
     assert set(model.calculate_losses(batch)) == {"rec"}
     assert model.calculate_loss(batch).requires_grad
     assert model.full_sort_predict(batch).shape == (6, V)

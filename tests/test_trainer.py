@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from recbole_cdsr import checkpoint, quick_start
-from recbole_cdsr.balance import balanced_backward
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.run_folder import BEST, HISTORY, LAST
@@ -81,27 +80,6 @@ def test_a_seed_fixes_everything(tmp_path, model):
         run.trainer.fit(run.train, run.valid)
         runs.append(run.model)
     assert same_weights(runs[0], runs[1]) and not same_weights(runs[0], runs[2])
-
-
-def test_gradient_of_a_balanced_step_is_the_weighted_sum(tmp_path):
-    run = build(
-        tmp_path,
-        objective_weighting="preference",
-        cross_domain_weight=0.5,
-        hidden_dropout_prob=0.0,
-        attn_dropout_prob=0.0,
-    )
-    batch = next(iter(run.train))
-    losses = run.model.calculate_losses(batch)
-    trainer = run.trainer
-    log = balanced_backward(losses, trainer.parameters, trainer.shared, trainer.weighting, trainer.scaler)
-    got = [p.grad.clone() for p in run.trainer.parameters]
-    run.model.zero_grad()
-    losses = run.model.calculate_losses(batch)
-    (losses["rec"] + log["weight_cross_domain"] * losses["cross_domain"]).backward()
-    assert log["weight_cross_domain"] == pytest.approx(0.5 * log["factor"]) and log["factor"] > 0
-    for mine, parameter in zip(got, run.trainer.parameters, strict=True):
-        assert torch.allclose(mine, parameter.grad, atol=1e-6)
 
 
 def test_history_tells_every_loss_norm_cosine_factor_and_attention(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -89,6 +90,17 @@ class RowDataLoader:
     @property
     def dataset(self) -> CDSRDataset:
         return self._dataset
+
+    def part(self, number: int, count: int) -> RowDataLoader:
+        """The loader of part `number` (from 0) of `count` parts of the rows; itself where there are fewer rows."""
+        rows = len(self._dataset)
+        if count == 1 or rows < count:
+            return self
+        part = copy.copy(self)
+        part._dataset = self._dataset.copy(
+            self._dataset.inter_feat[slice(rows * number // count, rows * (number + 1) // count)]
+        )
+        return part
 
     def __len__(self) -> int:
         return -(-len(self._dataset) // self.batch_size)

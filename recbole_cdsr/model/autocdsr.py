@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_cdsr import distributed
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.layers.attention import ACTIVATIONS, CrossDomainRecord, TransformerEncoder, dropout
 from recbole_cdsr.model.base import CDSRRecommender, read_choice, read_count, read_number, select
@@ -41,10 +42,13 @@ class AutoCDSR(CDSRRecommender):
     hidden_act, layer_norm_eps, mask_ratio and mask_last_ratio (bert4rec), objective_weighting; and those of the base.
     """
 
+    other_objectives = ("cross_domain",)
+
     def __init__(self, config: Any, dataset: Any):
         super().__init__(config, dataset)
         self.backbone = read_choice(config, "backbone", BACKBONES)
-        self.balances = read_choice(config, "objective_weighting", tuple(STRATEGIES)) != "none"
+        strategy = read_choice(config, "objective_weighting", tuple(STRATEGIES))
+        self.penalises = "cross_domain" in self.objectives and strategy != "none"
         self.hidden_dropout_prob = read_number(config, "hidden_dropout_prob", 0, 1, "[)")
         hidden_size = read_count(config, "hidden_size")
         n_heads = read_count(config, "n_heads")
@@ -83,13 +87,13 @@ class AutoCDSR(CDSRRecommender):
         return self.head(self.contextualise(items))
 
     def calculate_losses(self, interaction: Any) -> dict[str, Tensor]:
-        """``rec``, and ``cross_domain`` (a_cd, in [0, 1]) unless objective_weighting is none."""
+        """The recommendation loss(es), and ``cross_domain`` (a_cd, in [0, 1]) unless objective_weighting is none."""
         items, domains, targets, wanted = self.training_rows(interaction)
-        record = CrossDomainRecord(domains, self.n_domains) if self.balances else None
+        record = CrossDomainRecord(domains, self.n_domains) if self.penalises else None
         states = select(self.contextualise(items, record), wanted)
-        losses = {"rec": self.item_loss(self.head(states), select(targets, wanted))}
+        losses = self.recommendation_losses(self.head(states), select(targets, wanted))
         if record is not None:
-            losses["cross_domain"] = record.share()
+            losses["cross_domain"] = record.share() * distributed.share(record.counts.sum())
         return losses
 
     def contextualise(self, items: Tensor, record: CrossDomainRecord | None = None) -> Tensor:
@@ -146,6 +150,8 @@ class AutoCDSR(CDSRRecommender):
         return self.output_bias if self.backbone == "bert4rec" else None
 
     def shared_parameters(self) -> list[nn.Parameter]:
+        if not self.penalises:
+            return [p for p in self.parameters() if p is not self.item_embedding.weight]
         embedding = [self.position_embedding.weight, *self.input_norm.parameters()]
         return embedding + self.encoder.parameters_of_attention()
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_cdsr import compat
+from recbole_cdsr import compat, distributed
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.layers.losses import cosine_softmax_loss, full_softmax_loss, sampled_softmax_loss
 
@@ -58,11 +58,13 @@ def read_count(config: Any, key: str) -> int:
 class CDSRRecommender(SequentialRecommender):
     """history -> encode -> states [B, L, D] -> state of the user [B, D] -> scores of the items [B, V].
 
-    Config keys: layout, loss_type, temperature (cosine), n_negatives (sampled), initializer_range.
+    Config keys: layout, loss_type, temperature (cosine), n_negatives (sampled), initializer_range, objectives.
     """
 
     input_type = InputType.POINTWISE
     needs_target_domain = False  # True for a model that may see the target's domain when it scores
+
+    other_objectives: tuple[str, ...] = ()  # losses that a model offers beside recommendation
 
     item_embedding: nn.Embedding  # [V or more, D]; rows past V are special tokens and are never scored
 
@@ -73,6 +75,10 @@ class CDSRRecommender(SequentialRecommender):
         self.n_domains = dataset.num(self.DOMAIN_ID)
         self.layout = read_choice(config, "layout", LAYOUTS)
         self.loss_type = read_choice(config, "loss_type", LOSS_TYPES)
+        self.objectives = self._read_objectives(config)
+        if "rec_per_domain" in self.objectives:
+            self.domain_names = dataset.domain_names
+            self.register_buffer("item_domain", dataset.item_domain, persistent=False)
         self.initializer_range = read_number(config, "initializer_range", 0, ends="()")
         if self.loss_type == "cosine":
             self.temperature = read_number(config, "temperature", 0, ends="()")
@@ -84,9 +90,9 @@ class CDSRRecommender(SequentialRecommender):
         raise NotImplementedError(f"{type(self).__name__} must define encode(interaction)")
 
     def calculate_losses(self, interaction: Any) -> dict[str, Tensor]:
-        """Scalar losses by name; the trainer balances them. Here: one loss over the items."""
+        """Scalar losses by name; the trainer balances them. Here: the recommendation loss(es)."""
         targets, wanted = self.targets(interaction)
-        return {"rec": self.item_loss(select(self.encode(interaction), wanted), select(targets, wanted))}
+        return self.recommendation_losses(select(self.encode(interaction), wanted), select(targets, wanted))
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Plain sum of the losses, for trainers that know only one."""
@@ -143,6 +149,31 @@ class CDSRRecommender(SequentialRecommender):
         if self.loss_type == "sampled":
             return sampled_softmax_loss(states, self.item_table(), targets, self.n_negatives, self.item_bias())
         return full_softmax_loss(states, self.item_table(), targets, self.item_bias())
+
+    def recommendation_losses(self, states: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """``rec``; or with the objective rec_per_domain one mean loss for each domain of targets, rec_<domain>.
+
+        states [N, D], targets [N]. The loss of a domain without targets is 0. Means are over all processes.
+        """
+        if "rec_per_domain" not in self.objectives:
+            return {"rec": self.item_loss(states, targets) * distributed.share(targets.numel())}
+        domain = self.item_domain[targets]
+        counts = torch.bincount(domain, minlength=self.n_domains)
+        shares = distributed.share(counts) * torch.ones_like(counts)
+        order = domain.argsort(stable=True).split(counts.tolist())
+        return {
+            f"rec_{name}": self.item_loss(states[rows], targets[rows]) * part
+            for name, rows, part in list(zip(self.domain_names, order, shares, strict=True))[1:]
+        }
+
+    def _read_objectives(self, config: Any) -> tuple[str, ...]:
+        names = ["rec"] if config["objectives"] is None else config["objectives"]  # None: the model has one loss
+        known = ("rec", "rec_per_domain", *self.other_objectives)
+        fits = isinstance(names, list) and len(set(names)) == len(names) and set(names) <= set(known)
+        if not fits or len({"rec", "rec_per_domain"} & set(names)) != 1:
+            others = "".join(f", then {name} or not" for name in self.other_objectives)
+            raise CDSRError(f"the key 'objectives' takes a list: rec or rec_per_domain{others}; but got {names!r}")
+        return tuple(names)
 
     def item_table(self) -> Tensor:
         """Embeddings of the V items, [V, D]."""

@@ -1,0 +1,132 @@
+"""Several processes that train one model, as torchrun starts them: each takes a part of every batch.
+
+Everything here does nothing, and costs nothing, where there is one process. All processes make the same calls in the
+same order. Losses are means; a process multiplies its mean by ``share(its number of terms)``, and the mean of these
+products over the processes is the mean over all terms, whatever part each process got.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recbole_cdsr.errors import CDSRError
+
+
+class Lost(CDSRError):
+    """Another process of the run ended, or this one was told to stop."""
+
+    of_one_process = True
+
+
+def world() -> int:
+    """Number of processes: torchrun's WORLD_SIZE, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process, from 0; process 0 alone writes and prints."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, from 0: the GPU it takes."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Connects the processes while the block runs (nccl on GPUs, gloo else); nothing with one process.
+
+    Raises:
+        Lost: inside the block, when this process is told to stop because another one ended.
+    """
+    if world() == 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _told_to_stop)
+    try:
+        _call(lambda: dist.init_process_group("nccl" if device.type == "cuda" else "gloo"))
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _told_to_stop(*_: object) -> None:
+    raise Lost("this process was told to stop, most likely because another process of the run ended")
+
+
+def share(count: int | Tensor) -> float | Tensor:
+    """Factor(s) that make a mean over this process's `count` terms its part of the mean over all processes' terms.
+
+    Args:
+        count: number of terms here; or several numbers, [n], one for each of n means.
+
+    Returns:
+        count * processes / total count, of the same shape; 0 where nobody has a term. 1.0 with one process.
+    """
+    if not dist.is_initialized():
+        return 1.0
+    here = torch.as_tensor(count).to(_device(), torch.float64)
+    total = here.clone()
+    _call(lambda: dist.all_reduce(total))
+    return here * world() / total.clamp(min=1)
+
+
+def averaged(tensor: Tensor) -> Tensor:
+    """Mean of the tensor over the processes, a new one; with one process the tensor itself."""
+    if not dist.is_initialized():
+        return tensor
+    mean = tensor.clone(memory_format=torch.contiguous_format)
+    _call(lambda: dist.all_reduce(mean))
+    return mean.div_(world())
+
+
+def from_first(value: Any) -> Any:
+    """The value that process 0 has, for all."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    _call(lambda: dist.broadcast_object_list(box, src=0, device=_device()))
+    return box[0]
+
+
+def concatenate(array: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, one after the other."""
+    if not dist.is_initialized():
+        return array
+    parts: list[Any] = [None] * world()
+    _call(lambda: dist.all_gather_object(parts, array))
+    return np.concatenate(parts)
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """Process 0 runs the block before the others do: what it writes, they find."""
+    if rank() > 0:
+        from_first(None)
+    yield
+    if rank() == 0:
+        from_first(None)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", local_rank()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def _call(collective: Callable[[], Any]) -> None:
+    try:
+        collective()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rpartition("] ")[2][:100]  # without gloo's file and line
+        raise Lost(f"another process of the run ended or cannot be reached ({reason})") from None

@@ -1,0 +1,128 @@
+"""Steps: from batches to optimiser steps, for models of this package and of RecBole, in one process or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_cdsr import distributed
+from recbole_cdsr.balance import Balancer
+from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.model.base import CDSRRecommender, read_choice, read_count
+from recbole_cdsr.objectives import make_weighting
+
+BALANCE_OVER = ("shared", "all", "encoder")
+
+
+class Steps:
+    """Takes the optimiser steps of an epoch.
+
+    Config keys: objective_weighting and the keys of the strategies, balance_over, weight_refresh_every,
+    accumulate_batches, clip_grad_norm, enable_amp, enable_scaler. A model without the key objective_weighting, as
+    RecBole's are, has one loss and nothing to balance.
+
+    Args:
+        config: CDSRConfig.
+        model, optimizer: what is trained, and by what.
+        folder: of the run, named in the message about a loss that is not finite.
+    """
+
+    def __init__(self, config: Any, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+        self.config, self.model, self.optimizer, self.folder = config, model, optimizer, folder
+        self.device = config["device"]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(config["enable_scaler"]))
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.accumulate_batches = read_count(config, "accumulate_batches")
+        self.balancer = self._balancer()
+
+    def _balancer(self) -> Balancer:
+        strategy = self.config["objective_weighting"]
+        if strategy is None:
+            return Balancer(make_weighting("none"), self.parameters, [], self.scaler)
+        weighting = make_weighting(strategy, **weighting_keys(self.config))
+        refresh_every = read_count(self.config, "weight_refresh_every")
+        return Balancer(weighting, self.parameters, self._compared(), self.scaler, refresh_every)
+
+    def _compared(self) -> list[int]:
+        """Numbers of the parameters over which gradients are compared."""
+        over = read_choice(self.config, "balance_over", BALANCE_OVER)
+        if over == "all":
+            return list(range(len(self.parameters)))
+        chosen = {id(p) for p in self.model.shared_parameters()}
+        if over == "encoder":
+            embeddings = (module for module in self.model.modules() if isinstance(module, nn.Embedding))
+            chosen -= {id(p) for module in embeddings for p in module.parameters()}
+        return [number for number, p in enumerate(self.parameters) if id(p) in chosen]
+
+    def run(self, batches: Iterable[Any], count: int, epoch: int) -> Iterator[dict[str, float]]:
+        """Trains on `count` batches; yields the losses of each batch and what was logged of each step.
+
+        Raises:
+            CDSRError: if a loss is not finite.
+        """
+        self.balancer.start_epoch()
+        if distributed.world() > 1:  # each process has random numbers of its own, which follow from seed and epoch
+            torch.manual_seed((self.config["seed"] * 1_000_003 + epoch) * distributed.world() + distributed.rank())
+        for batch, interaction in enumerate(batches):
+            group = batch // self.accumulate_batches * self.accumulate_batches
+            size = min(self.accumulate_batches, count - group)
+            yield self._add(own_rows(interaction).to(self.device), 1 / size, f"epoch {epoch}, batch {batch}")
+            if batch + 1 == group + size:
+                yield self._step()
+
+    def _add(self, interaction: Any, part: float, where: str) -> dict[str, float]:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(self.config["enable_amp"])):
+            losses = self._losses(interaction)
+        values = self.balancer.add(losses, part)
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise CDSRError(
+                    f"the loss '{name}' is {value} in {where}; the best checkpoint so far is kept in {self.folder}: "
+                    f"lower the learning_rate, or set clip_grad_norm"
+                )
+        return {f"loss_{name}": value for name, value in values.items()}
+
+    def _losses(self, interaction: Any) -> dict[str, Tensor]:
+        if isinstance(self.model, CDSRRecommender):
+            return self.model.calculate_losses(interaction)
+        try:
+            loss = self.model.calculate_loss(interaction)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise CDSRError(f"RecBole's {self.config.model} cannot train with these data and keys ({what})") from error
+        loss = sum(loss) if isinstance(loss, tuple) else loss
+        return {"rec": loss * distributed.share(len(interaction))}
+
+    def _step(self) -> dict[str, float]:
+        log = self.balancer.combine()
+        self.scaler.unscale_(self.optimizer)
+        log["gradient_norm"] = self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return log
+
+    def _clip(self) -> float:
+        """Clips as `clip_grad_norm` says; returns the norm of the whole gradient before that."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self.config["clip_grad_norm"]:
+            return float(torch.nn.utils.clip_grad_norm_(self.parameters, **self.config["clip_grad_norm"]))
+        if not gradients:
+            return 0.0
+        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+
+
+def weighting_keys(config: Any) -> dict[str, Any]:
+    """The settings of the strategies, as `make_weighting` takes them."""
+    keys = ("cross_domain_weight", "negative_factor", "gradient_normalisation", "n_preferences")
+    return {key: config[key] for key in keys}
+
+
+def own_rows(interaction: Any) -> Any:
+    """This process's rows of a batch; all rows where there are fewer than processes, which changes no mean."""
+    count = distributed.world()
+    return interaction if count == 1 or len(interaction) < count else interaction[distributed.rank() :: count]
