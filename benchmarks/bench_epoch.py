@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_epoch.py [--dataset ml-100k] [--rounds 3]
 
 Same width, depth, loss and batch size (targets per step). RecBole's side is its own data set, loader, model and trainer
-step, unchanged but for compat.py; a few of its steps are timed and scaled to the epoch, ours are whole epochs. Ratios
-hold for the machine they were taken on; compare no absolute times.
+step, unchanged but for compat.py; a few of its steps are timed and scaled to the epoch, ours are whole epochs. It is
+timed twice: as installed, where the import of its SINE has switched autograd's anomaly detection on, and without that.
+Ratios hold for the machine they were taken on; compare no absolute times.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stock_recbole import our_config, stock, write_ordered
 from recbole_cdsr import quick_start
 from recbole_cdsr.config import CDSRConfig
 
+STOCK = {"RecBole": False, "RecBole as installed (anomaly detection on)": True}
 OURS = {"none": {"objective_weighting": "none"}, "preference": {"objective_weighting": "preference"}}
 
 
@@ -48,9 +50,13 @@ def compare(options: argparse.Namespace) -> None:
         given = {"data_path": options.data_path, "train_batch_size": options.train_batch_size, "show_progress": False}
         config = CDSRConfig("AutoCDSR", options.dataset, config_dict={**given, **keys})
         runs[name] = quick_start.build(config, quick_start.prepare(config), options.out / name)
-    seconds: dict[str, list[float]] = {name: [] for name in ["RecBole", *runs]}
+    torch.autograd.set_detect_anomaly(False)
+    seconds: dict[str, list[float]] = {name: [] for name in [*STOCK, *runs]}
     for turn in range(options.rounds + 1):
-        taken = {"RecBole": stock_epoch(trainer, train_data, options.steps)}
+        taken = {}
+        for name, detects in STOCK.items():
+            with torch.autograd.set_detect_anomaly(detects):
+                taken[name] = stock_epoch(trainer, train_data, options.steps)
         for name, run in runs.items():
             taken[name] = run.trainer._train_epoch(run.train, turn)["train_cpu_seconds"]
         if turn:  # the first round warms up
