@@ -24,12 +24,16 @@ def test_the_first_screen_has_both_commands(repo):
 @pytest.mark.slow
 def test_commands_run(repo):
     lines = [line.split("  #")[0].strip() for block in blocks(repo, "bash") for line in block.splitlines()]
-    ours = [line for line in lines if line.startswith(("python run_recbole_cdsr.py", "recbole-cdsr"))]
+    starts = {
+        "python": [sys.executable],
+        "recbole-cdsr": [sys.executable, "-m", "recbole_cdsr"],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run"],
+    }
+    ours = [words for line in lines if (words := shlex.split(line)) and words[0] in starts and "pytest" not in words]
     assert len(ours) >= 6
     for line in ours:
-        words = shlex.split(line)
-        words = [sys.executable, *(["-m", "recbole_cdsr"] if words[0] == "recbole-cdsr" else [repo / words[1]]),
-                 *words[1 if words[0] == "recbole-cdsr" else 2 :]]  # fmt: skip
+        script = [repo / word if word == "run_recbole_cdsr.py" else word for word in line[1:]]
+        words = [*starts[line[0]], *script]
         if "--help" not in words and "evaluate" not in words:
             words += ["--epochs", "2"] if "--resume" in words else ["--dataset", "toy", "--epochs", "2"]
         done = subprocess.run(words, capture_output=True, text=True)
