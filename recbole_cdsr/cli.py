@@ -1,8 +1,9 @@
-"""The command line: recbole-cdsr run | evaluate. Imports nothing heavy until a command needs it."""
+"""The command line: recbole-cdsr run | evaluate | study. Imports nothing heavy until a command needs it."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 from recbole_cdsr import __version__
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import BUILT_IN_DATASETS, NOT_OFFERED, nearest, own_models, recbole_models
+from recbole_cdsr.study import STUDIES
 
 CONSOLE = "recbole-cdsr console"
 # Of several processes started by torchrun the first speaks for all.
@@ -19,6 +21,7 @@ IS_FIRST = os.environ.get("RANK", "0") == "0"
 COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
+    "study": "write tables and figures about finished or interrupted runs",
 }
 
 
@@ -40,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             advice = nearest(argv[0], list(COMMANDS), "run `recbole-cdsr --help` to see all commands")
             raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
-        return {"run": _run, "evaluate": _evaluate}[argv[0]](argv[1:])
+        return {"run": _run, "evaluate": _evaluate, "study": _study}[argv[0]](argv[1:])
     except CDSRError as error:
         if IS_FIRST or error.of_one_process:
             print(f"error: {error}", file=sys.stderr)
@@ -139,6 +142,17 @@ def _evaluate(argv: list[str]) -> int:
         print(f"the ranks differ from those in {options.run}/ranks.npz", file=sys.stderr)
         return 1
     return 0
+
+
+def _study(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: recbole-cdsr study STUDY [options]      recbole-cdsr study STUDY --help\n\nstudies:")
+        print("\n".join(f"  {name:<10} {text}" for name, text in STUDIES.items()))
+        return 0
+    if argv[0] not in STUDIES:
+        advice = nearest(argv[0], list(STUDIES), "run `recbole-cdsr study --help` to see all studies")
+        raise CDSRError(f"there is no study '{argv[0]}'; {advice}")
+    return importlib.import_module(f"recbole_cdsr.study.{argv[0]}").main(argv[1:])
 
 
 def parse_keys(arguments: list[str]) -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""How the balance of objectives went over training: losses, weights, gradients, attention across domains.
+
+Reads what run folders hold (history.csv, and transfer.csv of models with a record of attention) and trains nothing.
+Ju et al. (KDD 2025, arXiv 2505.21811) balance a_cd against recommendation; this shows how far it went, and where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from recbole_cdsr import plots
+from recbole_cdsr.checkpoint import write_bytes
+from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.study import STUDIES
+from recbole_cdsr.study.records import Points, RunRecord, arrow, largest_pairs, read_runs, valid_metric
+from recbole_cdsr.study.trajectory_summary import markdown, summary
+
+DEFAULT_FOLDER = "trajectory"
+MOST_RUNS_WITH_MAPS = 3
+# Title, unit, scale, and which columns of history.csv belong there; the group is what the legend calls them.
+PANELS = (
+    ("Losses", "loss (nats)", "linear", r"loss_(?!cross_domain$)(.+)"),
+    ("Attention across domains (a_cd)", "share of attention", "share", r"loss_(cross_domain)"),
+    ("Validation score", "{metric} (mean of domains)", "linear", r"valid_(score)"),
+    ("Weights of the objectives", "multiplier of the loss", "linear", r"weight_(.+)|(factor)"),
+    ("Cosine between gradients", "cosine (-1 to 1)", "linear", r"(cosine|cosine_min)"),
+    ("Conflicts and exceptions", "share of steps", "share", r"(conflict|clipped|skipped)"),
+    ("Norms of the gradients", "L2 norm (log scale)", "log", r"gradient_norm_(.+)"),
+    ("Validation score by domain", "{metric}", "linear", r"valid_[a-z]+@\d+_(?!macro$|micro$)(.+)"),
+)
+
+
+def main(arguments: list[str]) -> int:
+    """`recbole-cdsr study trajectory`; returns 0, raises CDSRError for what a user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="recbole-cdsr study trajectory",
+        description=f"Shows {STUDIES['trajectory']}. Nothing is trained; interrupted runs work too.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, nargs="+", action="extend", metavar="DIR", help="folders of runs")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for png, svg, csv and md (default: DIR/trajectory of one run, runs/trajectory of several)",
+    )
+    parser.add_argument("--json", action="store_true", help="print only the numbers, for other programs")
+    options = parser.parse_args(arguments)
+    records = read_runs(options.run)
+    folder = Path(options.out or (Path(options.run[0]) if len(records) == 1 else Path("runs")) / DEFAULT_FOLDER)
+    report = write_report(records, folder)
+    if options.json:
+        print(json.dumps(report, indent=1, allow_nan=False))
+    else:
+        print("\n".join(sentence for run in report["runs"] for sentence in [f"{run['run']}:", *run["sentences"]]))
+        print(f"\nwritten: {', '.join(report['files'])}")
+    return 0
+
+
+def write_report(records: list[RunRecord], folder: Path) -> dict[str, Any]:
+    """Writes the four files into `folder`; returns their paths and each run's numbers and sentences.
+
+    Raises:
+        CDSRError: if there is nothing to draw, matplotlib is missing, or the folder cannot be written.
+    """
+    panels = panels_of(records)
+    few = len(records) <= MOST_RUNS_WITH_MAPS
+    maps = {record.name: maps_of(record) for record in records if few and record.transfer}
+    if not panels:
+        raise CDSRError(
+            f"{records[0].folder} holds nothing to draw: its history has no loss, weight, gradient or validation score"
+        )
+    title, subtitle = _titles(records)
+    marked = [record.best_epoch for record in records]
+    files = plots.draw(plots.Figure(title, subtitle, [record.name for record in records], marked, panels, maps))
+    runs = [summary(record, drawn_columns(record)) for record in records]
+    files |= {"csv": table(records), "md": markdown(runs).encode()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CDSRError(f"cannot make the folder {folder}: {error.strerror or error}; set --out") from None
+    paths = {kind: folder / f"trajectory.{kind}" for kind in files}
+    for kind, content in files.items():
+        write_bytes(paths[kind], content)
+    return {"files": [str(path) for path in paths.values()], "runs": runs}
+
+
+def _titles(records: list[RunRecord]) -> tuple[str, str]:
+    """What stands above the figure: what was trained, and how to read the dotted lines."""
+    dotted = "dotted: the best epoch" if any(record.best_epoch is not None for record in records) else "no validation"
+    if len(records) > 1:
+        return "Balance of objectives over training", f"{len(records)} runs; {dotted} of each"
+    keys = records[0].settings
+    trained = f": {keys['model']} on {keys['dataset']}" if {"model", "dataset"} <= keys.keys() else ""
+    weighting = f"; objective_weighting: {keys['objective_weighting']}" if keys.get("objective_weighting") else ""
+    return f"Balance of objectives over training{trained}", f"run {records[0].name}{weighting}; {dotted}"
+
+
+def panels_of(records: list[RunRecord]) -> list[plots.Panel]:
+    """The panels that have at least one line."""
+    metric = valid_metric(records)
+    panels = []
+    for title, unit, scale, pattern in PANELS:
+        lines = [
+            line
+            for number, record in enumerate(records)
+            for column, points in record.history.items()
+            if (match := re.fullmatch(pattern, column))
+            and (line := _line(match[match.lastindex], number, points, scale == "log"))
+        ]
+        if lines:
+            panels.append(plots.Panel(title, unit.format(metric=metric), lines, scale))
+    pairs = largest_pairs(records, plots.MOST_LINES)
+    lines = [
+        plots.Line(arrow(pair), number, list(points), list(points.values()))
+        for number, record in enumerate(records)
+        for pair in pairs
+        if (points := record.transfer.get(pair))
+    ]
+    if lines:
+        panels.append(plots.Panel("Attention on another domain", "share of attention", lines, "share"))
+    return panels
+
+
+def drawn_columns(record: RunRecord) -> list[str]:
+    """The columns of history.csv that some panel shows, panel by panel."""
+    patterns = [pattern for *_, pattern in PANELS]
+    return [column for pattern in patterns for column in record.history if re.fullmatch(pattern, column)]
+
+
+def _line(label: str, run: int, points: Points, positive: bool) -> plots.Line | None:
+    """A line through the points, on a log scale through the positive ones; None if there is none."""
+    kept = {epoch: value for epoch, value in points.items() if value > 0 or not positive}
+    return plots.Line(label, run, list(kept), list(kept.values())) if kept else None
+
+
+def maps_of(record: RunRecord) -> list[plots.ShareMap]:
+    """Attention between all pairs of domains at the first, the best and the last epoch with a record."""
+    epochs = sorted({epoch for points in record.transfer.values() for epoch in points})
+    roles: dict[int, list[str]] = {}
+    for role, epoch in (("first", epochs[0]), ("best", record.best_epoch), ("last", epochs[-1])):
+        if epoch in epochs:
+            roles.setdefault(epoch, []).append(role)
+    return [
+        plots.ShareMap(f"epoch {epoch} ({', '.join(names)})", record.domains, _shares(record, epoch))
+        for epoch, names in sorted(roles.items())
+    ]
+
+
+def _shares(record: RunRecord, epoch: int) -> list[list[float]]:
+    names = record.domains
+    return [[record.transfer.get((query, key), {}).get(epoch, math.nan) for key in names] for query in names]
+
+
+def table(records: list[RunRecord]) -> bytes:
+    """All that the figure is drawn from, one value per line, as csv; numbers as exact as in the run's own files."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "epoch", "quantity", "query_domain", "key_domain", "value"])
+    for record in records:
+        for column in drawn_columns(record):
+            writer.writerows([record.name, e, column, "", "", value] for e, value in record.history[column].items())
+        for pair, points in record.transfer.items():
+            writer.writerows([record.name, epoch, "share", *pair, value] for epoch, value in points.items())
+    return text.getvalue().encode()
