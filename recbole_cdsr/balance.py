@@ -34,7 +34,7 @@ def balanced_backward(
     values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
     scaled = [scaler.scale(loss) for loss in losses.values()]
     if len(losses) == 1 or not weighting.needs_gradients:
-        outcome = weighting(None, values)
+        outcome = weighting(None, values, tuple(losses))
         sum(weight * loss for weight, loss in zip(outcome.weights.tolist(), scaled, strict=True) if weight).backward()
         return dict(outcome.log)
     gradients = []
@@ -42,7 +42,7 @@ def balanced_backward(
         keep = number + 1 < len(scaled)
         gradients.append(torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True))
     products = gramian([[gradient[number] for number in shared] for gradient in gradients])
-    outcome = weighting(products / scaler.get_scale() ** 2, values)
+    outcome = weighting(products / scaler.get_scale() ** 2, values, tuple(losses))
     for parameter, *parts in zip(parameters, *gradients, strict=True):
         parameter.grad = _weighted_sum(parts, outcome.weights.tolist())
     return dict(outcome.log)

@@ -35,6 +35,8 @@ compat.apply()
 from recbole.trainer import Trainer  # noqa: E402
 from recbole.utils import ModelType, early_stopping  # noqa: E402
 
+# The keys of a model's yaml that `make_weighting` takes.
+BALANCING = ("cross_domain_weight", "negative_factor", "gradient_normalisation", "n_preferences")
 # What a checkpoint says of the epochs so far.
 PROGRESS = ("cur_step", "best_valid_score", "best_epoch", "best_valid_result", "history")
 
@@ -56,11 +58,8 @@ class MGDATrainer(Trainer):
         self.saved_model_file = str(self.folder / BEST)
         if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
             self.epochs = 1
-        self.weighting = make_weighting(
-            config["objective_weighting"] or "none",
-            cross_domain_weight=1.0 if config["cross_domain_weight"] is None else config["cross_domain_weight"],
-            negative_factor=config["negative_factor"] or "clip",
-        )
+        options = {key: config[key] for key in BALANCING if config[key] is not None}
+        self.weighting = make_weighting(config["objective_weighting"] or "none", **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=bool(config["enable_scaler"]))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         shared = {id(p) for p in model.shared_parameters()} if isinstance(model, CDSRRecommender) else set()
