@@ -107,6 +107,7 @@ class MGDATrainer(Trainer):
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False) -> dict[str, float]:
         """One pass over the targets; the means of what every step reported."""
         self.model.train()
+        self.weighting.start_epoch()
         if hasattr(train_data, "set_epoch"):
             train_data.set_epoch(epoch_idx)
         if self.config["train_neg_sample_args"]["dynamic"]:
@@ -141,7 +142,7 @@ class MGDATrainer(Trainer):
         log["gradient_norm"] = self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        total = values["rec"] + log.get("weight_cross_domain", 0.0) * values.get("cross_domain", 0.0)
+        total = sum(log.get(f"weight_{name}", 1.0) * value for name, value in values.items())
         return {"loss": total, **{f"loss_{name}": value for name, value in values.items()}, **log}
 
     def _losses(self, interaction) -> dict[str, Tensor]:
