@@ -36,6 +36,7 @@ def run(repo, *arguments, processes=1):
     "arguments",
     [
         ["--objective_weighting", "preference", "--accumulate_batches", "2"],
+        ["--objective_weighting", "mgda", "--objectives", "[rec_per_domain, cross_domain]"],
         ["--model", "SASRec"],
     ],
 )

@@ -77,7 +77,7 @@ def test_the_penalty_can_be_learned():
     ("key", "value", "hint"),
     [
         ("backbone", "gru", "sasrec, bert4rec"),
-        ("objective_weighting", "mean", "none, fixed, preference"),
+        ("objective_weighting", "mean", "none, fixed, mgda, preference, pareto"),
         ("loss_type", "BPR", "CE, cosine, sampled"),
         ("layout", "interaction", "sequence, prefix"),
         ("hidden_act", "gelu_new", "gelu, relu, swish, tanh, sigmoid"),

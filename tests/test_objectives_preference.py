@@ -1,4 +1,4 @@
-"""The preference step and the strategies: reference numbers, formula = solver, a defined outcome for every step."""
+"""The preference step: reference numbers, formula = solver, KKT."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.objectives import (
-    STRATEGIES,
-    gramian,
-    make_weighting,
-    min_norm_weights,
-    preference_factor,
-    preference_weights,
-)
+from recbole_cdsr.objectives import min_norm_weights, preference_factor, preference_weights
+from tests.balancing import double
 
 ROOT = math.sqrt(0.5)
 # Losses ordered (a_cd, L_rec).
@@ -24,15 +18,8 @@ VECTORS = torch.tensor([[0.0, 1.0], [1.0, 0.0], [ROOT, ROOT]], dtype=torch.float
 ANCHOR = VECTORS[1]
 
 
-def double(values) -> torch.Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
-
-
 def pair(cosine: float) -> torch.Tensor:
     return double([[1.0, cosine], [cosine, 1.0]])
-
-
-# preference step
 
 
 @pytest.mark.parametrize(
@@ -112,106 +99,3 @@ def test_preference_weights_without_active_constraints_are_the_minimum_norm_weig
     torch.testing.assert_close(weights, min_norm_weights(matrix))
     with pytest.raises(CDSRError, match="NaN"):
         preference_weights(matrix, double([1.0, math.nan]), VECTORS, ANCHOR)
-
-
-# strategies
-
-LOSSES = torch.tensor([4.0, 0.25])  # (rec, cross_domain)
-
-
-def test_none_and_fixed_need_no_gradients():
-    none, fixed = make_weighting("none"), make_weighting("fixed", cross_domain_weight=0.3)
-    assert not none.needs_gradients
-    assert not fixed.needs_gradients
-    assert none(None, LOSSES).weights.tolist() == [1.0, 0.0]
-    outcome = fixed(None, LOSSES.clone().requires_grad_())
-    assert outcome.weights.tolist() == pytest.approx([1.0, 0.3])
-    assert not outcome.weights.requires_grad
-    assert outcome.log == {"weight_cross_domain": 0.3, "clipped": 0.0, "skipped": 0.0}
-    skipped = fixed(None, torch.tensor([4.0, math.nan]))
-    assert skipped.weights.tolist() == [1.0, 0.0]
-    assert skipped.log["skipped"] == 1.0
-
-
-def test_preference_strategy_weighs_and_logs():
-    weighting = make_weighting("preference")
-    assert weighting.needs_gradients
-    matrix = torch.tensor([[4.0, -3.0], [-3.0, 9.0]])  # norms 2 and 3, cosine -0.5
-    outcome = weighting(matrix, LOSSES)
-    assert outcome.weights.tolist() == pytest.approx([1.0, 0.8])
-    assert outcome.weights.dtype == LOSSES.dtype
-    expected = {"gradient_norm_rec": 2.0, "gradient_norm_cross_domain": 3.0, "cosine": -0.5, "factor": 0.8}
-    expected["weight_cross_domain"] = 0.8
-    assert outcome.log == pytest.approx(expected | {"clipped": 0.0, "skipped": 0.0})
-
-
-def test_a_negative_factor_is_clipped_and_counted_or_kept():
-    matrix = pair(0.8).float()
-    clipped = make_weighting("preference")(matrix, LOSSES)
-    assert clipped.weights.tolist() == [1.0, 0.0]
-    assert clipped.log["clipped"] == 1.0
-    assert clipped.log["factor"] == 0.0
-    assert clipped.log["skipped"] == 0.0
-    kept = make_weighting("preference", negative_factor="keep")(matrix, LOSSES)
-    assert kept.weights.tolist() == pytest.approx([1.0, -0.5])
-    assert kept.log["clipped"] == 0.0
-
-
-@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e15])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_preference_strategy_does_not_depend_on_the_gradients_scales(scale, dtype):
-    scales = torch.tensor([1.0, scale], dtype=dtype)
-    outcome = make_weighting("preference")(pair(-0.5).to(dtype) * scales[:, None] * scales[None, :], LOSSES)
-    assert outcome.log["factor"] == pytest.approx(0.8, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("matrix", "losses"),
-    [([[1.0, 0.0], [0.0, 0.0]], [4.0, 0.0]), ([[0.0, 0.0], [0.0, 1.0]], [4.0, 0.2]),
-     ([[0.0, 0.0], [0.0, 0.0]], [4.0, 0.2]), ([[1.0, math.nan], [math.nan, math.nan]], [4.0, 0.2]),
-     ([[1.0, 0.0], [0.0, math.inf]], [4.0, 0.2]), ([[math.nan, math.nan], [math.nan, 1.0]], [4.0, 0.2]),
-     ([[1.0, 0.0], [0.0, 1.0]], [4.0, math.nan]), ([[1.0, 0.0], [0.0, 1.0]], [math.inf, 0.2])],
-)  # fmt: skip
-def test_steps_without_usable_gradients_skip_the_penalty_and_count_it(matrix, losses):
-    outcome = make_weighting("preference", negative_factor="keep")(torch.tensor(matrix), torch.tensor(losses))
-    assert outcome.weights.tolist() == [1.0, 0.0]
-    assert outcome.log["skipped"] == 1.0
-    assert outcome.log["factor"] == 0.0
-    assert "cosine" not in outcome.log
-    assert all(map(math.isfinite, outcome.log.values()))
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_single_loss_has_weight_one(name):
-    outcome = make_weighting(name)(None, torch.tensor([4.0]))
-    assert outcome.weights.tolist() == [1.0]
-    assert outcome.log == {}
-
-
-def test_the_step_follows_rec_plus_factor_times_cross_domain():
-    """From parameters to the combined gradient, on two quadratic losses."""
-    parameter = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
-    rec = ((parameter - torch.tensor([3.0, 1.0, -1.0])) ** 2).sum()
-    cross_domain = 0.1 * ((parameter + 1) ** 2).sum()
-    gradients = [torch.autograd.grad(loss, [parameter]) for loss in (rec, cross_domain)]
-    outcome = make_weighting("preference")(gramian(gradients), torch.stack([rec, cross_domain]))
-    a, b = gradients[0][0], gradients[1][0]
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).item()
-    assert outcome.log["cosine"] == pytest.approx(cosine, abs=1e-6)
-    assert outcome.weights[1].item() == pytest.approx(max((1 - 2 * cosine) / (2 - cosine), 0.0), abs=1e-6)
-
-
-def test_wrong_names_options_and_shapes_name_the_choices():
-    with pytest.raises(CDSRError, match="none, fixed, preference"):
-        make_weighting("pareto_front")
-    with pytest.raises(CDSRError, match="clip, keep"):
-        make_weighting("preference", negative_factor="drop")
-    for bad in (-0.1, math.nan, math.inf, "0.1", True, None):
-        with pytest.raises(CDSRError, match="cross_domain_weight"):
-            make_weighting("fixed", cross_domain_weight=bad)
-    with pytest.raises(CDSRError, match="Gramian"):
-        make_weighting("preference")(None, LOSSES)
-    with pytest.raises(CDSRError, match="Gramian"):
-        make_weighting("preference")(torch.eye(3), LOSSES)
-    with pytest.raises(CDSRError, match="rec, cross_domain"):
-        make_weighting("none")(None, torch.tensor(1.0))

@@ -82,6 +82,25 @@ def test_a_seed_fixes_everything(tmp_path, model):
     assert same_weights(runs[0], runs[1]) and not same_weights(runs[0], runs[2])
 
 
+def test_the_reported_loss_is_the_weighted_sum_of_each_step(tmp_path):
+    run = build(tmp_path, objective_weighting="mgda", gradient_normalisation="l2", epochs=1)
+    run.trainer.fit(run.train, run.valid)
+    row = run.trainer.history[0]
+    assert row["weight_rec"] == pytest.approx(0.5) and row["weight_cross_domain"] == pytest.approx(0.5 * 0.02)
+    assert row["loss"] == pytest.approx(0.5 * row["loss_rec"] + 0.01 * row["loss_cross_domain"])
+
+
+def test_every_epoch_starts_the_strategy_afresh(tmp_path, monkeypatch):
+    """Otherwise a strategy that keeps something between steps could not be resumed exactly."""
+    run = build(tmp_path, epochs=3)
+    starts = []
+    monkeypatch.setattr(
+        run.trainer.steps.balancer.weighting, "start_epoch", lambda: starts.append(len(run.trainer.history))
+    )
+    run.trainer.fit(run.train, run.valid)
+    assert starts == [0, 1, 2]
+
+
 def test_history_tells_every_loss_norm_cosine_factor_and_attention(tmp_path):
     run = build(tmp_path, epochs=2)
     run.trainer.fit(run.train, run.valid)

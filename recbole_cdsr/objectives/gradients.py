@@ -1,0 +1,51 @@
+"""The Gramian: all that a strategy sees of the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_cdsr.errors import CDSRError
+
+
+def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """Inner products [M, M] of M gradients, each a list with one tensor (or None: zero) per parameter.
+
+    Sums parameter by parameter in at least float32, without concatenating the gradients into one vector.
+    """
+    if len({len(row) for row in gradients}) != 1:
+        raise CDSRError("gramian() needs at least one gradient, and the same parameters in the same order in each")
+    n = len(gradients)
+    given = [g for row in gradients for g in row if g is not None]
+    if not given:
+        return torch.zeros(n, n)
+    dtype = torch.float32
+    for g in given:
+        dtype = torch.promote_types(dtype, g.dtype)
+    products = [[given[0].new_zeros((), dtype=dtype)] for _ in range(n * n)]  # terms of each entry, row by row
+    for column in zip(*gradients, strict=True):
+        views = _flat_views(column, dtype)
+        for i in range(n):
+            for j in range(i, n):
+                if views[i] is not None and views[j] is not None:
+                    products[i * n + j].append(torch.dot(views[i], views[j]))
+    upper = torch.stack([torch.stack(terms).sum() for terms in products]).view(n, n)
+    return upper + upper.triu(1).T
+
+
+def _flat_views(column: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """One parameter's gradients as vectors in one common order of elements; no copy if they are laid out alike."""
+    strides = {g.stride() for g in column if g is not None}
+    if len(strides) != 1:
+        return [None if g is None else g.detach().reshape(-1).to(dtype) for g in column]
+    stride = strides.pop()
+    # In the memory's own order reshape gives a view of a transposed tensor, which linear layers' gradients often are.
+    order = sorted(range(len(stride)), key=stride.__getitem__, reverse=True)
+    return [None if g is None else g.detach().permute(order).reshape(-1).to(dtype) for g in column]
+
+
+def as_float64(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().to(torch.float64).numpy()  # the CPU first: not every device has float64
