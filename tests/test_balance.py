@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.objectives import make_weighting
 from recbole_cdsr.run_folder import LAST
+from tests.helpers import random_events, write_dataset
 
 SMALL = {
     "hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 2,
@@ -238,3 +241,49 @@ def test_losses_by_domain_are_the_means_over_each_domains_targets(tmp_path):
     one = build(tmp_path / "one", **STILL)
     one.model.load_state_dict(run.model.state_dict())
     torch.testing.assert_close(mean, one.model.calculate_losses(batch)["rec"])
+
+
+@pytest.mark.parametrize("n_domains", [2, 5, 20])
+def test_a_minimum_norm_step_hurts_no_domain(tmp_path, n_domains):
+    """Over the compared parameters the step lowers every domain's loss to first order, whatever the conflicts."""
+    write_dataset("many", *random_events(n_users=60, n_items=80, n_domains=n_domains, seed=3))
+    keys = {**SMALL, **STILL, "objectives": ["rec_per_domain", "cross_domain"], "cross_domain_weight": 1.0}
+    config = CDSRConfig("AutoCDSR", "many", config_dict={**keys, "objective_weighting": "mgda"})
+    run = quick_start.build(config, quick_start.prepare(config), tmp_path)
+    steps = run.trainer.steps
+    run.trainer._train_epoch(run.train, 0)  # away from the start, where all gradients look alike
+    batch = max(run.train, key=len)
+    losses = run.model.calculate_losses(batch)
+    assert len(losses) == n_domains + 1
+    compared = [steps.parameters[number] for number in steps.balancer.compared]
+    found = {name: torch.autograd.grad(loss, compared, retain_graph=True) for name, loss in losses.items()}
+    steps.balancer.start_epoch()
+    steps.balancer.add(losses)
+    log = steps.balancer.combine()
+    assert sum(log[f"weight_{name}"] for name in losses) == pytest.approx(1)
+    step = sum(float((p.grad**2).sum()) for p in compared)
+    for name, gradient in found.items():
+        inner = sum(float((g * p.grad).sum()) for g, p in zip(gradient, compared, strict=True))
+        assert inner >= step * (1 - 1e-3) or float(losses[name]) == 0, name
+
+
+@pytest.mark.parametrize("strategy", ["none", "fixed", "mgda", "preference", "pcgrad"])
+def test_one_loss_per_domain_trains(tmp_path, strategy):
+    # By their raw lengths a_cd's gradient would get nearly all the weight.
+    keys = {"objective_weighting": strategy, "gradient_normalisation": "l2", "epochs": 3}
+    run = build(tmp_path, objectives=["rec_per_domain", "cross_domain"], **keys)
+    run.trainer.fit(run.train, run.valid)
+    first, *_, last = run.trainer.history
+    assert last["loss_rec_d0"] < first["loss_rec_d0"] and last["loss_rec_d1"] < first["loss_rec_d1"]
+    assert all(math.isfinite(value) for row in run.trainer.history for value in row.values())
+
+
+def test_conflicts_between_domains_are_balanced_without_the_attention_penalty(tmp_path):
+    run = build(tmp_path, objectives=["rec_per_domain"], objective_weighting="mgda")
+    run.trainer.fit(run.train, run.valid)
+    assert {"cosine", "conflict", "weight_rec_d0", "weight_rec_d1"} <= set(run.trainer.history[0])
+    names = [name for name, _ in run.model.named_parameters()]
+    compared = {names[number] for number in run.trainer.steps.balancer.compared}
+    assert set(names) - compared == {"item_embedding.weight"}
+    with pytest.raises(CDSRError, match="cross_domain"):
+        build(tmp_path / "b", objectives=["rec_per_domain"], objective_weighting="preference").trainer.fit(run.train)
