@@ -100,6 +100,8 @@ class Steps:
 
     def _step(self) -> dict[str, float]:
         log = self.balancer.combine()
+        if all(p.grad is None for p in self.parameters):  # every weight is 0
+            return {**log, "gradient_norm": 0.0}
         self.scaler.unscale_(self.optimizer)
         log["gradient_norm"] = self._clip()
         self.scaler.step(self.optimizer)
@@ -111,8 +113,6 @@ class Steps:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.config["clip_grad_norm"]:
             return float(torch.nn.utils.clip_grad_norm_(self.parameters, **self.config["clip_grad_norm"]))
-        if not gradients:
-            return 0.0
         return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
 
 

@@ -178,6 +178,14 @@ def test_every_optimiser_trains_with_clipping_and_mixed_precision(tmp_path, lear
     assert run.trainer.history[-1]["loss_rec"] < run.trainer.history[0]["loss_rec"]
 
 
+def test_a_step_whose_weights_are_all_zero_changes_nothing(tmp_path):
+    run = build(tmp_path, objective_weighting="pareto", cross_domain_weight=0.0, epochs=1)  # its step is a_cd's alone
+    before = [p.clone() for p in run.model.parameters()]
+    row = run.trainer._train_epoch(run.train, 0)
+    assert row["weight_rec"] == row["gradient_norm"] == row["loss"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+
+
 def test_weights_kept_for_steps_resume_to_the_bit(tmp_path):
     keys = {"weight_refresh_every": 3, "epochs": 3, "objective_weighting": "preference"}
     whole = build(tmp_path / "whole", **keys)
