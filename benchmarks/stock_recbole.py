@@ -6,8 +6,9 @@
 `train` changes nothing in RecBole but what compat.py lists, and switches off autograd's anomaly detection, which
 RecBole's import of SINE switches on for all of its models (same weights, 1.5 times the time). RecBole sorts float32
 times (steps of 128 s), which would give another test event than ours; so the file it reads holds the exact order 0, 1,
-2, ... as times. The weights of every epoch are kept. `rank` puts them into SASRec on our data (items matched by name),
-chooses the epoch by the mean over domains of validation NDCG@10, and ranks the test events.
+2, ... as times. After each epoch its weights are put into SASRec on our data (items matched by name) and ranked by the
+mean over domains of validation NDCG@10; after `--stopping_step` epochs without a better one training stops, as ours
+does. The weights of every epoch are kept; `rank` chooses the best epoch and ranks the test events.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.sources import ensure_built_in
 from recbole_cdsr.environment import environment
 from recbole_cdsr.report import result_dict, table
+
+TOKENS = "tokens.json"  # RecBole's names of items, by its numbers
 
 
 def our_config(options: argparse.Namespace) -> CDSRConfig:
@@ -77,39 +80,56 @@ def train(options: argparse.Namespace) -> None:
     dataset, train_data, trainer = stock(options, options.out / "data", "ordered")
     torch.autograd.set_detect_anomaly(False)
     items = [str(token) for token in dataset.field2id_token["item_id"]]
-    (options.out / "tokens.json").write_text(json.dumps({"items": items}))
-    log, spent = options.out / "progress.csv", 0.0
+    (options.out / TOKENS).write_text(json.dumps({"items": items}))
+    ours = Ours(options, config)
+    log, spent, scores = options.out / "progress.csv", 0.0, []
     log.write_text("")
     for epoch in range(options.epochs):
         start = time.process_time()
         loss = trainer._train_epoch(train_data, epoch)
         spent += time.process_time() - start
         torch.save(trainer.model.state_dict(), options.out / f"epoch{epoch}.pt")
+        scores.append(ours.valid_score(epoch))
         with log.open("a") as file:
             file.write(f"{epoch},{loss},{spent}\n")
-        print(f"epoch {epoch}: loss {loss:.1f}, {spent:.0f} CPU s so far", flush=True)
-        if spent > options.max_cpu_seconds:
+        print(f"epoch {epoch}: loss {loss:.1f}, valid {scores[-1]:.4f}, {spent:.0f} CPU s so far", flush=True)
+        if spent > options.max_cpu_seconds or epoch - scores.index(max(scores)) >= options.stopping_step:
             break
+
+
+class Ours:
+    """SASRec on our data, for the weights that RecBole trained."""
+
+    def __init__(self, options: argparse.Namespace, config: CDSRConfig) -> None:
+        self.folder = options.out
+        self.run = quick_start.build(config, quick_start.prepare(config), options.out / "ranked")
+        tokens = json.loads((options.out / TOKENS).read_text())["items"]
+        numbers = {token: number for number, token in enumerate(tokens)}
+        self.order = torch.tensor([numbers[str(token)] for token in self.run.dataset.field2id_token["item_id"]])
+
+    def valid_score(self, epoch: int) -> float:
+        self.put_weights(epoch)
+        return self.run.trainer._score(self.run.trainer.rank_table(self.run.valid))[0]
+
+    def put_weights(self, epoch: int) -> None:
+        """Loads an epoch's weights, the item table in our order of items."""
+        state = torch.load(self.folder / f"epoch{epoch}.pt", weights_only=True)
+        state["item_embedding.weight"] = state["item_embedding.weight"][self.order]
+        self.run.model.load_state_dict(state)
 
 
 def rank(options: argparse.Namespace) -> None:
     """Ranks validation events with every epoch's weights and test events with the best, and writes result.json."""
     config = our_config(options)
-    run = quick_start.build(config, quick_start.prepare(config), options.out / "ranked")
-    stock_ids = {
-        token: number for number, token in enumerate(json.loads((options.out / "tokens.json").read_text())["items"])
-    }
-    order = torch.tensor([stock_ids[str(token)] for token in run.dataset.field2id_token["item_id"]])
-    scores = {}
-    for path in sorted(options.out.glob("epoch*.pt"), key=lambda path: int(path.stem[5:])):
-        put_weights(run.model, path, order)
-        scores[int(path.stem[5:])] = run.trainer._score(run.trainer.rank_table(run.valid))[0]
+    ours = Ours(options, config)
+    epochs = sorted(int(path.stem[5:]) for path in options.out.glob("epoch*.pt"))
+    scores = {epoch: ours.valid_score(epoch) for epoch in epochs}
     best = max(scores, key=scores.get)
-    put_weights(run.model, options.out / f"epoch{best}.pt", order)
-    ranks = run.trainer.rank_table(run.test)
+    ours.put_weights(best)
+    ranks = ours.run.trainer.rank_table(ours.run.test)
     ranks.save(options.out / "ranks.npz")
     last = (options.out / "progress.csv").read_text().splitlines()
-    seconds = {int(line.split(",")[0]): float(line.split(",")[options.cpu_column]) for line in last}
+    seconds = {int(line.split(",")[0]): float(line.split(",")[2]) for line in last}
     result = {
         "model": "SASRec of RecBole", "dataset": options.dataset, "epochs": len(scores), "best_epoch": best,
         "valid_scores": scores, "valid_score": scores[best], "cpu_seconds_to_best_epoch": seconds[best],
@@ -121,13 +141,6 @@ def rank(options: argparse.Namespace) -> None:
     print(table(ranks, config["metrics"], config["topk"]))
 
 
-def put_weights(model: torch.nn.Module, path: Path, order: torch.Tensor) -> None:
-    """Loads stock weights; `order` [V] is the stock number of each of our items."""
-    state = torch.load(path, weights_only=True)
-    state["item_embedding.weight"] = state["item_embedding.weight"][order]
-    model.load_state_dict(state)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["train", "rank"])
@@ -135,9 +148,9 @@ def main() -> None:
     parser.add_argument("--data_path", default="dataset/")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--train_batch_size", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--stopping_step", type=int, default=3)
     parser.add_argument("--max_cpu_seconds", type=float, default=float("inf"))
-    parser.add_argument("--cpu_column", type=int, default=2, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     {"train": train, "rank": rank}[options.command](options)
