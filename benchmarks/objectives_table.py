@@ -17,8 +17,8 @@ from pathlib import Path
 from quality_table import spread
 
 HEADS = [
-    "strategy", "seeds", "macro NDCG@10", "worst domain", "valid macro", "attention across domains", "weight a_cd / rec",
-    "cosine", "conflicts", "clipped", "epochs (best)", "CPU s per epoch",
+    "strategy", "seeds", "macro NDCG@10", "worst domain", "valid macro", "attention across domains",
+    "weight a_cd / rec", "cosine", "conflicts", "clipped", "epochs (best)", "CPU s per epoch",
 ]  # fmt: skip
 
 
