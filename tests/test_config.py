@@ -54,6 +54,8 @@ def test_names_as_people_write_them(written, name):
         ({"config_dict": {"seed": -1}}, "'seed' takes a whole number from 0"),
         ({"config_dict": {"learning_rate": -0.1}}, "learning_rate must be above 0"),
         ({"config_dict": {"clip_grad_norm": 5}}, "looks like {max_norm: 5}"),
+        ({"config_dict": {"clip_grad_norm": {"norm": 1}}}, "looks like {max_norm: 5}"),
+        ({"config_dict": {"clip_grad_norm": {"max_norm": None}}}, "looks like {max_norm: 5}"),
         ({"config_dict": {"field_separator": "::"}}, "takes one character"),
         ({"config_dict": {"user_inter_num_interval": "[16,inf"}}, "takes an interval like [5,inf)"),
         ({"config_dict": {"val_interval": {"timestamp": "(1,2"}}}, "'val_interval.timestamp' takes an interval"),
