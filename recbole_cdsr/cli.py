@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
         return {"run": _run, "evaluate": _evaluate, "study": _study}[argv[0]](argv[1:])
     except CDSRError as error:
-        if IS_FIRST or error.of_one_process:
+        if IS_FIRST if error.told_here is None else error.told_here:
             print(f"error: {error}", file=sys.stderr)
         return 2
 

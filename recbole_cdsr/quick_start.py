@@ -95,7 +95,8 @@ def run(
             folder = Path(distributed.from_first(str(folder)))
             return _run(config, folder, command, resume)
     except distributed.Lost as error:
-        raise distributed.Lost(f"{error}; go on with the same command and --resume {folder}") from None
+        error.args = (f"{error}; go on with the same command and --resume {folder}",)
+        raise
 
 
 def _run(config: CDSRConfig, folder: Path, command: str | None, resume: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from recbole_cdsr.config import CDSRConfig, plain
@@ -169,3 +170,12 @@ def test_values_of_numpy_and_pathlib_are_taken(tmp_path):
     values = {"seed": np.int64(3), "learning_rate": np.float64(0.1), "topk": (5, 10), "data_path": tmp_path}
     config = CDSRConfig("AutoCDSR", "toy", config_dict=values)
     assert yaml.safe_load(yaml.safe_dump(plain(config)))["topk"] == [5, 10]
+
+
+def test_more_processes_than_gpus_are_refused_in_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CDSRError, match="2 processes need a GPU each, but there are 1; start fewer"):
+        CDSRConfig("AutoCDSR", "toy")

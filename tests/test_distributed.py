@@ -89,6 +89,26 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(repo, victim):
     assert len(history.read_text().splitlines()) == 1 + done + 2
 
 
+@pytest.mark.parametrize("faulty", [[0], [1], [0, 1]])
+def test_an_error_of_any_process_is_told_once(faulty):
+    Path("one.py").write_text(
+        "import sys, torch\n"
+        "from recbole_cdsr import cli, distributed, quick_start\n"
+        "from recbole_cdsr.errors import CDSRError\n"
+        "def run(*_):\n"
+        "    with distributed.processes(torch.device('cpu')):\n"
+        f"        if distributed.rank() in {faulty}:\n"
+        "            raise CDSRError('the disk is full')\n"
+        "        distributed.from_first(None)\n"
+        "        distributed.concatenate(torch.ones(1).numpy())\n"
+        "quick_start.run = run\n"
+        "sys.exit(cli.main(['run']))\n"
+    )
+    command = [*TORCHRUN, "--nproc_per_node", "2", "one.py"]
+    error = subprocess.run(command, capture_output=True, text=True, timeout=100).stderr
+    assert [line for line in error.splitlines() if line.startswith("error: ")] == ["error: the disk is full"]
+
+
 def test_several_processes_rank_a_finished_run_again(repo):
     run(repo, "--epochs", "1", "--run_dir", "a")
     command = [*TORCHRUN, "--nproc_per_node", "2", "--", str(repo / "run_recbole_cdsr.py"), "evaluate", "--run", "a"]
