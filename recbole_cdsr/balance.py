@@ -7,6 +7,7 @@ last weights stay, and one backward pass over the weighted losses is enough.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 
 from recbole_cdsr import distributed
 from recbole_cdsr.objectives import Weighting, gramian
+
+
+class NotFinite(ArithmeticError):
+    """A loss is NaN or infinite; the message names it."""
 
 
 class Balancer:
@@ -62,8 +67,15 @@ class Balancer:
 
         Returns:
             the value of each loss, over all processes.
+
+        Raises:
+            NotFinite: if one of these values is not finite; before any backward pass.
         """
         values = distributed.averaged(torch.stack([loss.detach().float().reshape(()) for loss in losses.values()]))
+        numbers = dict(zip(losses, values.tolist(), strict=True))
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise NotFinite(f"the loss '{name}' is {number}")
         if self.values is None:
             for parameter in self.parameters:
                 parameter.grad = None
@@ -77,7 +89,7 @@ class Balancer:
             used = [weight * loss for weight, loss in zip(weights, scaled, strict=True) if weight]
             if used:
                 sum(used).backward()
-        return dict(zip(losses, values.tolist(), strict=True))
+        return numbers
 
     def _asks_for_weights(self) -> bool:
         return self._needs_gradients() and self.step % self.refresh_every == 0

@@ -25,14 +25,9 @@ class Lost(CDSRError):
     """Another process of the run ended, or this one was told to stop."""
 
 
-def world() -> int:
-    """Number of processes: torchrun's WORLD_SIZE, 1 without it."""
+def started() -> int:
+    """Number of processes that torchrun started (its WORLD_SIZE), 1 without it; they are connected by `processes`."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """Number of this process, from 0; process 0 alone writes and prints."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
@@ -40,9 +35,19 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def local_world() -> int:
-    """Number of processes on this machine, 1 without torchrun."""
+def local_started() -> int:
+    """Number of processes that torchrun started on this machine, 1 without it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def world() -> int:
+    """Number of processes that work together now."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among them, from 0; process 0 alone writes and prints."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextmanager
@@ -54,7 +59,7 @@ def processes(device: torch.device) -> Iterator[None]:
     Raises:
         Lost: inside the block, when this process is told to stop because another one ended.
     """
-    if world() == 1:
+    if started() == 1:
         yield
         return
     before, store = signal.signal(signal.SIGTERM, _told_to_stop), None
@@ -134,6 +139,18 @@ def concatenate(array: np.ndarray) -> np.ndarray:
     parts: list[Any] = [None] * world()
     _call(lambda: dist.all_gather_object(parts, array))
     return np.concatenate(parts)
+
+
+def fail_together(error: CDSRError | None) -> None:
+    """Raises, in every process, the error of the first process that has one; the others would wait for it in vain."""
+    if not dist.is_initialized():
+        told = [None if error is None else str(error)]
+    else:
+        told = [None] * world()
+        _call(lambda: dist.all_gather_object(told, None if error is None else str(error)))
+    for message in told:
+        if message is not None:
+            raise CDSRError(message) from error
 
 
 @contextmanager

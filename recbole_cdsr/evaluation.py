@@ -10,6 +10,7 @@ from tqdm import tqdm
 from recbole_cdsr import distributed
 from recbole_cdsr.counting import Catalogue, Ranks, count_ranks, count_ranks_tiled
 from recbole_cdsr.data.loaders import RowDataLoader
+from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.model.base import CDSRRecommender
 from recbole_cdsr.ranks import RankTable
 
@@ -30,6 +31,20 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
     """
     model.eval()
     whole, loader = loader.dataset, loader.part(distributed.rank(), distributed.world())
+    ranks, error = None, None
+    try:
+        ranks = _rank_rows(model, loader, device, show_progress)
+    except distributed.Lost:  # no call to the others can succeed
+        raise
+    except CDSRError as found:
+        error = found
+    distributed.fail_together(error)
+    if loader.dataset is not whole:
+        ranks = Ranks(*map(distributed.concatenate, ranks))
+    return _table(whole, ranks)
+
+
+def _rank_rows(model, loader: RowDataLoader, device: torch.device, show_progress: bool) -> Ranks:
     dataset = loader.dataset
     catalogue = Catalogue(dataset.item_domain)
     rows = tqdm(loader, desc="evaluate", leave=False, disable=None if show_progress else True)
@@ -37,18 +52,14 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
     if isinstance(model, CDSRRecommender):
         states = torch.cat([model.user_state(batch.to(device)) for batch in rows])
         states, table = model.comparable(states, model.item_table())
-        ranks = count_ranks_tiled(states, table, catalogue, item, domain, model.item_bias())
-    else:
-        parts, start = [], 0
-        for batch in rows:
-            part = slice(start, start + len(batch))
-            scores = all_scores(model, batch.to(device), dataset.iid_field, dataset.item_num)
-            parts.append(count_ranks(scores, catalogue, item[part], domain[part]))
-            start += len(batch)
-        ranks = Ranks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    if dataset is not whole:
-        ranks = Ranks(*map(distributed.concatenate, ranks))
-    return _table(whole, ranks)
+        return count_ranks_tiled(states, table, catalogue, item, domain, model.item_bias())
+    parts, start = [], 0
+    for batch in rows:
+        part = slice(start, start + len(batch))
+        scores = all_scores(model, batch.to(device), dataset.iid_field, dataset.item_num)
+        parts.append(count_ranks(scores, catalogue, item[part], domain[part]))
+        start += len(batch)
+    return Ranks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 @torch.no_grad()

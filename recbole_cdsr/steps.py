@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cdsr import compat, distributed
-from recbole_cdsr.balance import Balancer
+from recbole_cdsr.balance import Balancer, NotFinite
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.model.base import CDSRRecommender, read_choice, read_count
 from recbole_cdsr.objectives import make_weighting
@@ -84,13 +83,13 @@ class Steps:
     def _add(self, interaction: Any, part: float, where: str) -> dict[str, float]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(self.config["enable_amp"])):
             losses = self._losses(interaction)
-        values = self.balancer.add(losses, part)
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise CDSRError(
-                    f"the loss '{name}' is {value} in {where}; the best checkpoint so far is kept in {self.folder}: "
-                    f"lower the learning_rate, or set clip_grad_norm"
-                )
+        try:
+            values = self.balancer.add(losses, part)
+        except NotFinite as error:
+            raise CDSRError(
+                f"{error} in {where}; the best checkpoint so far is kept in {self.folder}: lower the learning_rate, or "
+                f"set clip_grad_norm"
+            ) from None
         return {f"loss_{name}": value for name, value in values.items()}
 
     def _losses(self, interaction: Any) -> dict[str, Tensor]:

@@ -128,11 +128,30 @@ def test_one_process_is_left_alone():
 
 
 def test_rows_are_shared_out_and_none_is_lost(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(distributed, "world", lambda: 3)
     parts = []
     for number in range(3):
-        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
         parts.append(own_rows(torch.arange(8)))
         assert parts[-1].is_contiguous(), "models of RecBole view their rows in other shapes"
         assert own_rows(torch.arange(2)).tolist() == [0, 1], "too few rows to share: all take all of them"
     assert sorted(torch.cat(parts).tolist()) == list(range(8))
+
+
+def test_the_reason_of_one_process_ends_all(repo):
+    """Scores that are NaN in the part of one process: all end, and the first tells why."""
+    code = """
+import recbole_cdsr.counting as counting, recbole_cdsr.evaluation as evaluation
+from recbole_cdsr import cli, distributed
+whole = evaluation._rank_rows
+def broken(*arguments):
+    if distributed.rank() == 1:
+        raise evaluation.CDSRError("the score of an item is NaN.")
+    return whole(*arguments)
+evaluation._rank_rows = broken
+raise SystemExit(cli.main(["run", "--dataset", "toy", "--run_dir", "a"]))
+"""
+    Path("broken.py").write_text(code)
+    done = subprocess.run([*TORCHRUN, "--nproc_per_node", "2", "broken.py"], capture_output=True, text=True)
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert told == ["error: validation after epoch 0 failed: the score of an item is NaN. Lower the learning_rate."]

@@ -3,19 +3,12 @@
 The encoder's maths and sizes are those of RecBole's ``TransformerEncoder`` (post-LayerNorm, scaled dot product,
 a feed-forward block per layer); a test copies RecBole's weights and compares the outputs.
 
-Cross-domain attention (AutoCDSR, https://arxiv.org/abs/2505.21811, section 3): for each query that has a domain, the
-softmax mass, before dropout, on keys of another domain; the mean over queries, heads, layers and batch, in [0, 1].
-The paper writes the sum over queries; the mean keeps the value independent of length and padding.
-
 Attention has two forms, chosen by length, dropout and gradient mode, never by whether a record is wanted:
 
-- explicit softmax: while attention dropout is active, or up to ``EXPLICIT_MAX_LENGTH`` events. The record reads the
-  probabilities that the output needs anyway.
-- fused ``scaled_dot_product_attention``: no [B, H, L, L] tensor. The record comes from a second fused call whose values
-  are one-hot domain columns, so that each output row *is* the mass per domain. With a backward pass per loss this takes
-  0.9 to 1.05 times as long as appending the columns to the values of the first call (L 50 to 4,000; 1.3 to 1.6 times
-  with one backward pass of the sum), and unlike that it leaves the output's call alone: same bits whatever the kernel,
-  no cost for the plain backbone, and no zero gradients through the value projection.
+- explicit softmax: while attention dropout is active, or up to ``EXPLICIT_MAX_LENGTH`` events. The record of attention
+  between domains (``layers.cross_domain``) reads the probabilities that the output needs anyway.
+- fused ``scaled_dot_product_attention``: no [B, H, L, L] tensor. The record makes the probabilities again in tiles, and
+  leaves the output's call alone.
 
 In both forms the output has the same bits, and the same random numbers are drawn, with and without a record.
 """
@@ -26,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_cdsr.layers.cross_domain import CrossDomainRecord, attention_logits
+
 # Longest sequence that takes the explicit form when no attention dropout is active, with and without gradients.
 # Measured on CPU with one thread, 2,048 events per batch, D 64, H 2, causal; time of explicit / fused:
 #   L                                      50    100   200   500   1,000
@@ -35,10 +30,6 @@ from torch import Tensor, nn
 # Above 256 memory decides for the fused form: explicit holds B x H x L x L floats per layer until the backward pass.
 EXPLICIT_MAX_LENGTH = 256
 EXPLICIT_MAX_LENGTH_WITHOUT_GRADIENT = 64
-
-# Added to the logits of keys that a query may not attend to: vanishes in the softmax, fits half precision, and leaves a
-# uniform row instead of NaN where a query may attend to nothing.
-MASKED_LOGIT = -30000.0
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
@@ -74,71 +65,6 @@ def add_dropped(residual: Tensor, values: Tensor, probability: float, training: 
     return torch.addcmul(residual, values, mask, value=factor)
 
 
-class CrossDomainRecord:
-    """What one forward pass notes about attention between domains; make a new one for each pass.
-
-    domains: [B, L] integers, 0 for padding and for tokens without a domain ([MASK]): these count neither as queries nor
-    as keys. n_domains: C, counting domain 0. keep_matrix: note the mass per pair of domains too.
-    """
-
-    def __init__(self, domains: Tensor, n_domains: int, keep_matrix: bool = False):
-        self.domains = domains
-        self.n_domains = n_domains
-        self.counts = domains > 0  # [B, L]
-        self._shares: list[Tensor] = []  # one scalar per layer
-        self._masses: list[Tensor] | None = [] if keep_matrix else None  # one [C, C] sum over queries per layer
-        self._pair_weight: Tensor | None = None
-        self._domain_weight: Tensor | None = None
-
-    def share(self) -> Tensor:
-        """Mean mass on keys of another domain: scalar in [0, 1], 0 where no query has a domain."""
-        return torch.stack(self._shares).mean()
-
-    def matrix(self) -> Tensor:
-        """Mean mass of the queries of each domain on the keys of each domain, [C, C]; zero rows where none occurred.
-
-        Each other row sums to 1; column 0 is the mass on tokens without a domain.
-        """
-        if self._masses is None:
-            raise ValueError("this record was made without keep_matrix=True and holds no matrix")
-        queries = torch.bincount(self.domains.flatten(), minlength=self.n_domains).clamp(min=1)
-        return torch.stack(self._masses).mean(0) / queries[:, None]
-
-    def one_hot(self) -> Tensor:
-        """The domain of each key as columns, [B, 1, L, C]."""
-        return F.one_hot(self.domains, self.n_domains).float().unsqueeze(1)
-
-    def add_probabilities(self, probabilities: Tensor) -> None:
-        """Note one layer from its softmax before dropout, [B, H, L, L]."""
-        probabilities = probabilities.float()
-        if self._pair_weight is None:
-            other = self.domains[:, :, None] != self.domains[:, None, :]
-            other &= self.counts[:, :, None] & self.counts[:, None, :]
-            weight = other * self._weight_per_query(probabilities.size(1))
-            self._pair_weight = weight.unsqueeze(1).expand(probabilities.shape).reshape(-1)
-        self._shares.append(torch.dot(probabilities.reshape(-1), self._pair_weight))
-        if self._masses is not None:
-            self._add_mass(probabilities @ self.one_hot())
-
-    def add_domain_mass(self, mass: Tensor) -> None:
-        """Note one layer from its mass on the keys of each domain, [B, H, L, C]."""
-        mass = mass.float()
-        if self._domain_weight is None:
-            weight = (1.0 - self.one_hot()) * self.counts[:, None, :, None] * self._weight_per_query(mass.size(1))
-            weight[..., 0] = 0.0
-            self._domain_weight = weight.expand(mass.shape).reshape(-1)
-        self._shares.append(torch.dot(mass.reshape(-1), self._domain_weight))
-        if self._masses is not None:
-            self._add_mass(mass)
-
-    def _add_mass(self, mass: Tensor) -> None:
-        queries = self.one_hot().squeeze(1) * self.counts.unsqueeze(-1)  # [B, L, C]
-        self._masses.append(torch.einsum("blq,blk->qk", queries, mass.detach().mean(1)))
-
-    def _weight_per_query(self, n_heads: int) -> Tensor:
-        return 1.0 / (self.counts.sum().clamp(min=1) * n_heads)
-
-
 class SelfAttention(nn.Module):
     """Multi-head attention up to, not including, the output projection.
 
@@ -166,7 +92,7 @@ class SelfAttention(nn.Module):
         else:
             context = self._fused(query, key, value, may_attend)
             if record is not None:
-                record.add_domain_mass(self._domain_mass(query, key, may_attend, record))
+                record.add_tiled(query, key, may_attend, self.causal)
         return context.transpose(1, 2).flatten(2)
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -176,44 +102,17 @@ class SelfAttention(nn.Module):
     def _explicit(self, query, key, value, may_attend, record) -> Tensor:
         batch, heads, length, width = query.shape
         flat = (batch * heads, length, width)
-        # baddbmm scales the logits and adds the mask inside the product: no pass of their own over [B, H, L, L].
-        logits = torch.baddbmm(
-            explicit_mask(may_attend, query, self.causal),
-            query.reshape(flat),
-            key.reshape(flat).transpose(1, 2),
-            alpha=width**-0.5,
-        )
-        probabilities = torch.softmax(logits.float(), dim=-1)
+        logits = attention_logits(query.reshape(flat), key.reshape(flat), may_attend, self.causal).float()
+        probabilities = torch.softmax(logits, dim=-1)
         if record is not None:
-            record.add_probabilities(probabilities.view(batch, heads, length, length))
+            shape = (batch, heads, length, length)
+            record.add_explicit(logits.view(shape), probabilities.view(shape))
         dropped = dropout(probabilities, self.attn_dropout_prob, self.training)
         return torch.bmm(dropped.to(value.dtype), value.reshape(flat)).view(batch, heads, length, width)
 
-    def _fused(self, query, key, value, may_attend, scale: float | None = None) -> Tensor:
+    def _fused(self, query, key, value, may_attend) -> Tensor:
         mask = None if self.causal or may_attend is None else may_attend[:, None, None, :]
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=self.causal, scale=scale)
-
-    def _domain_mass(self, query, key, may_attend, record) -> Tensor:
-        """Softmax mass of each query on the keys of each domain, [B, H, L, C]."""
-        width, columns = query.size(-1), record.n_domains
-        value = record.one_hot().to(query.dtype).expand(-1, self.n_heads, -1, -1)
-        # CPU's fused kernel wants queries, keys and values of one width; zero columns change neither logits nor masses.
-        wide = max(width, -(-columns // 8) * 8)
-        if wide > width:
-            query, key = F.pad(query, (0, wide - width)), F.pad(key, (0, wide - width))
-        mass = self._fused(query, key, F.pad(value, (0, wide - columns)), may_attend, scale=width**-0.5)
-        return mass[..., :columns]
-
-
-def explicit_mask(may_attend: Tensor | None, query: Tensor, causal: bool) -> Tensor:
-    """Addend to the logits, broadcastable to [B * H, L, L]."""
-    heads, length = query.shape[1:3]
-    if causal:
-        return query.new_full((length, length), MASKED_LOGIT).triu_(1)
-    if may_attend is None:
-        return query.new_zeros(1)
-    addend = torch.zeros(may_attend.shape, dtype=query.dtype, device=query.device)
-    return addend.masked_fill_(~may_attend, MASKED_LOGIT).repeat_interleave(heads, dim=0).unsqueeze(1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=self.causal)
 
 
 class TransformerLayer(nn.Module):
