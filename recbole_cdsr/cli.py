@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
         return {"run": _run, "evaluate": _evaluate, "study": _study}[argv[0]](argv[1:])
     except CDSRError as error:
-        if IS_FIRST or error.of_one_process:
+        if IS_FIRST if error.told_here is None else error.told_here:
             print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -134,14 +134,14 @@ def _evaluate(argv: list[str]) -> int:
 
     result = quick_start.evaluate(options.run, parse_keys(rest))
     _print_result(result, options)
-    if result["reproduced"] is None:
-        print(f"{options.run} holds no ranks to compare with: the run did not finish", file=sys.stderr)
-    elif result["reproduced"]:
-        print("every rank is the one that the run wrote", file=sys.stderr)
-    else:
-        print(f"the ranks differ from those in {options.run}/ranks.npz", file=sys.stderr)
-        return 1
-    return 0
+    if IS_FIRST:
+        told = {
+            None: f"{options.run} holds no ranks to compare with: the run did not finish",
+            True: "every rank is the one that the run wrote",
+            False: f"the ranks differ from those in {options.run}/ranks.npz",
+        }
+        print(told[result["reproduced"]], file=sys.stderr)
+    return int(result["reproduced"] is False)
 
 
 def _study(argv: list[str]) -> int:

@@ -180,6 +180,9 @@ class CDSRConfig(Config):
         if use_gpu and not (final["gpu_id"].isdigit() and int(final["gpu_id"]) < torch.cuda.device_count()):
             last = torch.cuda.device_count() - 1
             raise CDSRError(f"there is no GPU '{final['gpu_id']}'; set gpu_id to 0 .. {last}, or use_gpu to False")
+        if use_gpu and (wanted := distributed.local_started()) > (there := torch.cuda.device_count()):
+            reason = f"{wanted} processes need a GPU each, but there are {there}"
+            raise CDSRError(f"{reason}; start fewer by --nproc_per_node, or set use_gpu to False")
         number = distributed.local_rank() if distributed.started() > 1 else int(final["gpu_id"]) if use_gpu else 0
         final["device"] = torch.device("cuda", number) if use_gpu else torch.device("cpu")
         final["single_spec"], final["local_rank"] = True, 0

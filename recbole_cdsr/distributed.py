@@ -24,8 +24,6 @@ from recbole_cdsr.errors import CDSRError
 class Lost(CDSRError):
     """Another process of the run ended, or this one was told to stop."""
 
-    of_one_process = True
-
 
 def started() -> int:
     """Number of processes that torchrun started (its WORLD_SIZE), 1 without it; they are connected by `processes`."""
@@ -35,6 +33,11 @@ def started() -> int:
 def local_rank() -> int:
     """Number of this process on its machine, from 0: the GPU it takes."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_started() -> int:
+    """Number of processes that torchrun started on this machine, 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def world() -> int:
@@ -51,20 +54,43 @@ def rank() -> int:
 def processes(device: torch.device) -> Iterator[None]:
     """Connects the processes while the block runs (nccl on GPUs, gloo else); nothing with one process.
 
+    A CDSRError that leaves the block is told by the process that failed first, whichever it is; the others followed.
+
     Raises:
         Lost: inside the block, when this process is told to stop because another one ended.
     """
     if started() == 1:
         yield
         return
-    before = signal.signal(signal.SIGTERM, _told_to_stop)
+    before, store = signal.signal(signal.SIGTERM, _told_to_stop), None
     try:
-        _call(lambda: dist.init_process_group("nccl" if device.type == "cuda" else "gloo"))
+        if device.type == "cuda":  # nccl sends objects through the current GPU
+            torch.cuda.set_device(device)
+        store = _connect("nccl" if device.type == "cuda" else "gloo")
         yield
+    except CDSRError as error:
+        error.told_here = _failed_first(store)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _connect(backend: str) -> dist.Store:
+    def connect() -> dist.Store:
+        store, number, count = next(dist.rendezvous("env://"))
+        dist.init_process_group(backend, store=store, rank=number, world_size=count)
+        return store
+
+    return _call(connect)
+
+
+def _failed_first(store: dist.Store | None) -> bool:
+    try:
+        return store is None or store.add("failed", 1) == 1
+    except RuntimeError:  # the store ended with the process that held it
+        return True
 
 
 def _told_to_stop(*_: object) -> None:
@@ -141,9 +167,9 @@ def _device() -> torch.device:
     return torch.device("cuda", local_rank()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
-def _call(collective: Callable[[], Any]) -> None:
+def _call(collective: Callable[[], Any]) -> Any:
     try:
-        collective()
+        return collective()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0].rpartition("] ")[2][:100]  # without gloo's file and line
         raise Lost(f"another process of the run ended or cannot be reached ({reason})") from None

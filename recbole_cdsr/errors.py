@@ -9,4 +9,4 @@ class CDSRError(ValueError):
     The command line prints the sentence without a stack trace and ends with exit status 2.
     """
 
-    of_one_process = False  # True: of several processes started by torchrun, each tells its own
+    told_here: bool | None = None  # of several processes, whether this one tells it; None: the first one does

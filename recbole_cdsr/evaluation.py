@@ -34,6 +34,8 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
     ranks, error = None, None
     try:
         ranks = _rank_rows(model, loader, device, show_progress)
+    except distributed.Lost:  # no call to the others can succeed
+        raise
     except CDSRError as found:
         error = found
     distributed.fail_together(error)

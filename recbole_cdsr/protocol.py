@@ -64,5 +64,7 @@ def _check_optimiser(config) -> None:
         raise CDSRError(f"the key 'seed' takes a whole number from 0 to {2**32 - 1}, but got {config['seed']}")
     if not config["learning_rate"] > 0 or not config["weight_decay"] >= 0:
         raise CDSRError("learning_rate must be above 0 and weight_decay must not be negative")
-    if config["clip_grad_norm"] is not None and not isinstance(config["clip_grad_norm"], dict):
-        raise CDSRError(f"the key 'clip_grad_norm' looks like {{max_norm: 5}}, but got {config['clip_grad_norm']!r}")
+    clip = config["clip_grad_norm"]
+    fits = isinstance(clip, dict) and "max_norm" in clip and set(clip) <= {"max_norm", "norm_type"}
+    if clip is not None and not (fits and all(isinstance(value, (int, float)) for value in clip.values())):
+        raise CDSRError(f"the key 'clip_grad_norm' looks like {{max_norm: 5}}, but got {clip!r}")

@@ -95,7 +95,8 @@ def run(
             folder = Path(distributed.from_first(str(folder)))
             return _run(config, folder, command, resume)
     except distributed.Lost as error:
-        raise distributed.Lost(f"{error}; go on with the same command and --resume {folder}") from None
+        error.args = (f"{error}; go on with the same command and --resume {folder}",)
+        raise
 
 
 def _run(config: CDSRConfig, folder: Path, command: str | None, resume: bool) -> dict[str, Any]:
@@ -152,7 +153,10 @@ def load(run_dir: str | Path, config_dict: dict[str, Any] | None = None) -> Run:
     Raises:
         CDSRError: if the folder holds no run, its checkpoint is damaged, or the data are others.
     """
-    config, folder = config_of(run_dir, config_dict or {})
+    return _load(*config_of(run_dir, config_dict or {}))
+
+
+def _load(config: CDSRConfig, folder: Path) -> Run:
     built = build(config, prepare(config), folder)
     if (folder / LAST).is_file():
         built.trainer.recall(checkpoint.load(folder / LAST))
@@ -168,9 +172,11 @@ def evaluate(run_dir: str | Path, config_dict: dict[str, Any] | None = None) -> 
     Returns:
         result as in result.json, with `reproduced`: True, False, or None if the run wrote no ranks.
     """
-    built = load(run_dir, config_dict)
-    part, loader = built.evaluated
-    ranks = built.trainer.rank_table(loader, built.config["show_progress"])
+    config, folder = config_of(run_dir, config_dict or {})
+    with distributed.processes(config["device"]):
+        built = _load(config, folder)
+        part, loader = built.evaluated
+        ranks = built.trainer.rank_table(loader, config["show_progress"])
     result = _result(built, part, ranks)
     stored = Path(run_dir) / RANKS
     result["reproduced"] = bool(RankTable.load(stored).equals(ranks)) if stored.is_file() else None

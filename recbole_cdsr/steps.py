@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_cdsr import distributed
+from recbole_cdsr import compat, distributed
 from recbole_cdsr.balance import Balancer, NotFinite
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.model.base import CDSRRecommender, read_choice, read_count
 from recbole_cdsr.objectives import make_weighting
+
+compat.apply()
+
+from recbole.utils import ModelType  # noqa: E402
 
 BALANCE_OVER = ("shared", "all", "encoder")
 
@@ -70,7 +74,9 @@ class Steps:
         for batch, interaction in enumerate(batches):
             group = batch // self.accumulate_batches * self.accumulate_batches
             size = min(self.accumulate_batches, count - group)
-            yield self._add(own_rows(interaction).to(self.device), 1 / size, f"epoch {epoch}, batch {batch}")
+            # A model that counts learns nothing from the other processes: each counts all rows.
+            rows = interaction if self.config["MODEL_TYPE"] == ModelType.TRADITIONAL else own_rows(interaction)
+            yield self._add(rows.to(self.device), 1 / size, f"epoch {epoch}, batch {batch}")
             if batch + 1 == group + size:
                 yield self._step()
 
@@ -91,6 +97,8 @@ class Steps:
             return self.model.calculate_losses(interaction)
         try:
             loss = self.model.calculate_loss(interaction)
+        except CDSRError:
+            raise
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise CDSRError(f"RecBole's {self.config.model} cannot train with these data and keys ({what})") from error
@@ -124,4 +132,6 @@ def weighting_keys(config: Any) -> dict[str, Any]:
 def own_rows(interaction: Any) -> Any:
     """This process's rows of a batch; all rows where there are fewer than processes, which changes no mean."""
     count = distributed.world()
-    return interaction if count == 1 or len(interaction) < count else interaction[distributed.rank() :: count]
+    if count == 1 or len(interaction) < count:
+        return interaction
+    return interaction[torch.arange(distributed.rank(), len(interaction), count)]  # a slice would not be contiguous

@@ -125,6 +125,8 @@ class MGDATrainer(Trainer):
         start = time.perf_counter()
         try:
             table = self.rank_table(valid_data, show_progress)
+        except distributed.Lost:
+            raise
         except CDSRError as error:
             raise CDSRError(f"validation after epoch {epoch} failed: {error} Lower the learning_rate.") from None
         score, result = self._score(table)

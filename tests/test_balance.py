@@ -226,6 +226,8 @@ def test_balance_over_chooses_the_parameters(tmp_path):
         ("objectives", ["cross_domain"], "rec or rec_per_domain, then cross_domain or not"),
         ("objectives", ["rec", "rec_per_domain"], "takes a list"),
         ("objectives", ["rec", "speed"], "takes a list"),
+        ("objectives", ["rec", ["cross_domain"]], "takes a list"),
+        ("objectives", None, "takes a list"),
     ],
 )
 def test_wrong_values_name_the_choices(tmp_path, key, value, message):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from recbole_cdsr.config import CDSRConfig, plain
@@ -54,6 +55,8 @@ def test_names_as_people_write_them(written, name):
         ({"config_dict": {"seed": -1}}, "'seed' takes a whole number from 0"),
         ({"config_dict": {"learning_rate": -0.1}}, "learning_rate must be above 0"),
         ({"config_dict": {"clip_grad_norm": 5}}, "looks like {max_norm: 5}"),
+        ({"config_dict": {"clip_grad_norm": {"norm": 1}}}, "looks like {max_norm: 5}"),
+        ({"config_dict": {"clip_grad_norm": {"max_norm": None}}}, "looks like {max_norm: 5}"),
         ({"config_dict": {"field_separator": "::"}}, "takes one character"),
         ({"config_dict": {"user_inter_num_interval": "[16,inf"}}, "takes an interval like [5,inf)"),
         ({"config_dict": {"val_interval": {"timestamp": "(1,2"}}}, "'val_interval.timestamp' takes an interval"),
@@ -167,3 +170,12 @@ def test_values_of_numpy_and_pathlib_are_taken(tmp_path):
     values = {"seed": np.int64(3), "learning_rate": np.float64(0.1), "topk": (5, 10), "data_path": tmp_path}
     config = CDSRConfig("AutoCDSR", "toy", config_dict=values)
     assert yaml.safe_load(yaml.safe_dump(plain(config)))["topk"] == [5, 10]
+
+
+def test_more_processes_than_gpus_are_refused_in_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CDSRError, match="2 processes need a GPU each, but there are 1; start fewer"):
+        CDSRConfig("AutoCDSR", "toy")

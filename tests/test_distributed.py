@@ -89,6 +89,34 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(repo, victim):
     assert len(history.read_text().splitlines()) == 1 + done + 2
 
 
+@pytest.mark.parametrize("faulty", [[0], [1], [0, 1]])
+def test_an_error_of_any_process_is_told_once(faulty):
+    Path("one.py").write_text(
+        "import sys, torch\n"
+        "from recbole_cdsr import cli, distributed, quick_start\n"
+        "from recbole_cdsr.errors import CDSRError\n"
+        "def run(*_):\n"
+        "    with distributed.processes(torch.device('cpu')):\n"
+        f"        if distributed.rank() in {faulty}:\n"
+        "            raise CDSRError('the disk is full')\n"
+        "        distributed.from_first(None)\n"
+        "        distributed.concatenate(torch.ones(1).numpy())\n"
+        "quick_start.run = run\n"
+        "sys.exit(cli.main(['run']))\n"
+    )
+    command = [*TORCHRUN, "--nproc_per_node", "2", "one.py"]
+    error = subprocess.run(command, capture_output=True, text=True, timeout=100).stderr
+    assert [line for line in error.splitlines() if line.startswith("error: ")] == ["error: the disk is full"]
+
+
+def test_several_processes_rank_a_finished_run_again(repo):
+    run(repo, "--epochs", "1", "--run_dir", "a")
+    command = [*TORCHRUN, "--nproc_per_node", "2", "--", str(repo / "run_recbole_cdsr.py"), "evaluate", "--run", "a"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("macro") == 1, done.stderr
+    assert done.stderr.count("every rank is the one that the run wrote") == 1
+
+
 def test_one_process_is_left_alone():
     assert distributed.share(5) == 1.0
     tensor = torch.ones(3)
@@ -105,6 +133,7 @@ def test_rows_are_shared_out_and_none_is_lost(monkeypatch):
     for number in range(3):
         monkeypatch.setattr(distributed, "rank", lambda number=number: number)
         parts.append(own_rows(torch.arange(8)))
+        assert parts[-1].is_contiguous(), "models of RecBole view their rows in other shapes"
         assert own_rows(torch.arange(2)).tolist() == [0, 1], "too few rows to share: all take all of them"
     assert sorted(torch.cat(parts).tolist()) == list(range(8))
 

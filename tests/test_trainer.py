@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from recbole_cdsr import checkpoint, quick_start
+from recbole_cdsr import checkpoint, distributed, quick_start
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.run_folder import BEST, HISTORY, LAST
@@ -140,9 +140,32 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_best(tmp_path, va
 
     monkeypatch.setattr(run.model, "calculate_losses", broken)
     detects = torch.autograd.set_detect_anomaly(True)  # told before any backward pass, which would fail otherwise
-    with detects, pytest.raises(CDSRError, match="the loss .rec. is (nan|inf) in epoch 1, batch 0; the best checkpoint"):
+    with detects, pytest.raises(CDSRError, match="the loss .rec. is (nan|inf) in epoch 1, batch 0; the best"):
         run.trainer.fit(run.train, run.valid)
     assert checkpoint.load(tmp_path / BEST)["epoch"] == 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_model_that_counts_sees_every_row_in_every_process(tmp_path, number, monkeypatch):
+    whole = build(tmp_path / "whole", "Pop")
+    whole.trainer.fit(whole.train, whole.valid)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: number)
+    run = build(tmp_path / "part", "Pop")
+    run.trainer.fit(run.train, None, saved=False)
+    assert torch.equal(whole.model.item_cnt, run.model.item_cnt)
+
+
+@pytest.mark.parametrize(("model", "where"), [("SASRec", "calculate_loss"), ("AutoCDSR", "user_state")])
+def test_a_process_that_is_lost_is_not_taken_for_a_fault_of_the_model(tmp_path, model, where, monkeypatch):
+    run = build(tmp_path, model)
+
+    def told_to_stop(*args):
+        raise distributed.Lost("this process was told to stop")
+
+    monkeypatch.setattr(run.model, where, told_to_stop)
+    with pytest.raises(distributed.Lost, match="^this process was told to stop$"):
+        run.trainer.fit(run.train, run.valid)
 
 
 def test_an_unwritable_folder_is_told_before_training(tmp_path, monkeypatch):

@@ -167,9 +167,11 @@ class CDSRRecommender(SequentialRecommender):
         }
 
     def _read_objectives(self, config: Any) -> tuple[str, ...]:
-        names = ["rec"] if config["objectives"] is None else config["objectives"]  # None: the model has one loss
+        names = config["objectives"]
+        if names is None and not self.other_objectives:  # a model of one loss needs no key
+            names = ["rec"]
         known = ("rec", "rec_per_domain", *self.other_objectives)
-        fits = isinstance(names, list) and len(set(names)) == len(names) and set(names) <= set(known)
+        fits = isinstance(names, list) and all(name in known and names.count(name) == 1 for name in names)
         if not fits or len({"rec", "rec_per_domain"} & set(names)) != 1:
             others = "".join(f", then {name} or not" for name in self.other_objectives)
             raise CDSRError(f"the key 'objectives' takes a list: rec or rec_per_domain{others}; but got {names!r}")
