@@ -7,7 +7,8 @@ import torch
 
 from recbole_cdsr.config import CDSRConfig, read_yaml
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.layers.bottleneck import MERGES, DomainLinear, DomainNorm
+from recbole_cdsr.layers.bottleneck import MERGES
+from recbole_cdsr.layers.by_domain import DomainLinear, DomainNorm
 from recbole_cdsr.model.autocdsr_plus import AutoCDSRPlus, read_layers
 from recbole_cdsr.names import model_name
 from recbole_cdsr.paths import properties_dir
@@ -171,19 +172,43 @@ def test_no_state_stays_on_the_model():
 # Learning and keys
 
 
-@pytest.mark.parametrize("n_shared_layers", [0, 1])
-def test_it_learns_few_users_by_heart(n_shared_layers):
-    keys = {"hidden_size": 32, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
-    model, batch = make_model(n_shared_layers=n_shared_layers, **keys), make_batch(rows=64)
+def accuracy_after_training(model: AutoCDSRPlus, batch: dict[str, torch.Tensor], steps: int) -> float:
+    """Share of targets ranked first, those of each row's first event left out: nothing tells users apart there."""
     targets, wanted = model.targets(batch)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(150):
+    for _ in range(steps):
         optimizer.zero_grad()
         model.calculate_loss(batch).backward()
         optimizer.step()
-    rows = wanted & (torch.arange(MAX_LENGTH) > 0)  # after one event nothing tells users with the same item apart
-    hits = model.score_items(model.encode(batch)[rows]).argmax(1) == targets[rows]
-    assert hits.float().mean() > 0.9
+    wanted[:, 0] = False
+    hits = model.score_items(model.encode(batch)[wanted]).argmax(1) == targets[wanted]
+    return hits.float().mean().item()
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+
+
+@pytest.mark.parametrize("n_shared_layers", [0, 1])
+def test_it_learns_few_users_by_heart(n_shared_layers):
+    model = make_model(hidden_size=32, n_shared_layers=n_shared_layers, **NO_DROPOUT)
+    assert accuracy_after_training(model, make_batch(rows=64), 150) > 0.9
+
+
+@pytest.mark.parametrize(("exchange_layers", "expected"), [("all", 1.0), ([], 1 / 8)])
+@merges
+def test_tokens_carry_what_another_domain_told(merge, exchange_layers, expected):
+    """The item that follows a constant event of domain 2 is told by the event of domain 1 before it."""
+    told = torch.arange(1, 9)
+    constant = torch.full_like(told, 20)
+    batch = make_batch(rows=8, length=2) | {
+        "item_id_list": torch.stack([told, constant], 1),
+        "domain_id_list": torch.tensor([[1, 2]]).expand(8, 2),
+        "item_length": torch.full_like(told, 2),
+        "item_id": told + 20,
+    }
+    keys = {"exchange_layers": exchange_layers, "bottleneck_merge": merge, "objective_weighting": "none"}
+    model = make_model(n_shared_layers=0, initializer_range=0.1, **keys, **NO_DROPOUT)
+    assert accuracy_after_training(model, batch, 80) == expected
 
 
 @pytest.mark.parametrize(("value", "layers"), [("all", [0, 1]), ([], []), ([1], [1])])

@@ -13,10 +13,8 @@ from recbole_cdsr.layers.bottleneck import (
     Bottleneck,
     BottleneckRecord,
     DomainEncoder,
-    DomainLinear,
-    DomainNorm,
-    EventsByDomain,
 )
+from recbole_cdsr.layers.by_domain import DomainLinear, DomainNorm, EventsByDomain
 
 B, L, H, W, C, TOKENS = 4, 9, 2, 4, 5, 3
 D = H * W
@@ -56,36 +54,6 @@ def make_encoder(
 
 def draw_states(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-# Where events stand
-
-
-def test_events_by_domain_are_what_loops_find():
-    domains = draw_domains()
-    events = EventsByDomain(domains, C)
-    for row, t, j in torch.cartesian_prod(torch.arange(B), torch.arange(L), torch.arange(L)).tolist():
-        own = j <= t and domains[row, j] == domains[row, t]
-        latest = j <= t and domains[row, j] not in domains[row, j + 1 : t + 1]
-        assert events.own[row, t, j] == own
-        assert events.latest[row, t, j] == latest
-    valid = domains > 0
-    assert events.sizes == [0] + [int((domains == d).sum()) for d in range(1, C)]
-    assert events.rows(domains).tolist() == sorted(domains[valid].tolist())
-    values = draw_states(B, L, 2)
-    assert torch.equal(events.spread(events.rows(values)), values * valid.unsqueeze(-1))
-
-
-def test_each_domain_has_its_own_weights():
-    events = EventsByDomain(draw_domains(), C)
-    linear, norm = spread_out(DomainLinear(C, D, 3)), spread_out(DomainNorm(C, D, 1e-5))
-    rows = events.rows(draw_states(B, L, D))
-    mapped, normed = linear(rows, events.sizes), norm(rows, events.sizes)
-    for number, d in enumerate(events.rows(events.domains).tolist()):
-        expected = linear.weight[d] @ rows[number] + linear.bias[d]
-        torch.testing.assert_close(mapped[number], expected)
-        expected = torch.nn.functional.layer_norm(rows[number], (D,), norm.weight[d], norm.bias[d], 1e-5)
-        torch.testing.assert_close(normed[number], expected)
 
 
 # Summaries and merges
@@ -251,22 +219,36 @@ def test_any_number_of_domains_and_tokens_trains(merge, n_domains, tokens):
 # The record
 
 
-def plain_masses(layer, states: torch.Tensor, domains: torch.Tensor) -> torch.Tensor:
-    """Mass on the tokens [B, L, H, n] of one exchanging layer, query by query."""
-    events = EventsByDomain(domains, C)
-    projected = torch.einsum("bli,blji->blj", states, layer.key_value.weight[domains]) + layer.key_value.bias[domains]
-    key, value = projected.view(B, L, 2, H, W).unbind(2)
-    tokens, _ = layer.bottleneck(key, value, events)
-    masses = torch.zeros(B, L, H, TOKENS)
+def project(layer, states: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Query, key and value [B, L, H, W] of each event by the weights of its domain."""
+    weight, bias = layer.query_key_value.weight[domains], layer.query_key_value.bias[domains]
+    return (torch.einsum("bli,blji->blj", states, weight) + bias).view(B, L, 3, H, W).unbind(2)
+
+
+def plain_attention(layer, states: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each event reads [B, L, D], and its mass on the tokens [B, L, H, n]: one softmax per event and head."""
+    query, key, value = project(layer, states, domains)
+    tokens, _ = layer.bottleneck(key, value, EventsByDomain(domains, C))
+    context, masses = torch.zeros(B, L, H, W), torch.zeros(B, L, H, TOKENS)
     for row, t in (domains > 0).nonzero().tolist():
-        d = domains[row, t]
-        query = (layer.query.weight[d] @ states[row, t] + layer.query.bias[d]).view(H, W)
-        token_key = (tokens[row, t] @ layer.key_value.weight[d].T + layer.key_value.bias[d])[:, :D].view(TOKENS, H, W)
-        earlier = [j for j in range(t + 1) if domains[row, j] == d]
+        weight = layer.query_key_value.weight[domains[row, t]]
+        _, token_key, token_value = (tokens[row, t] @ weight.T).view(TOKENS, 3, H, W).unbind(1)
+        earlier = [j for j in range(t + 1) if domains[row, j] == domains[row, t]]
         for h in range(H):
             keys = torch.cat([token_key[:, h], key[row, earlier, h]])
-            masses[row, t, h] = torch.softmax(keys @ query[h] / math.sqrt(W), 0)[:TOKENS]
-    return masses
+            probabilities = torch.softmax(keys @ query[row, t, h] / math.sqrt(W), 0)
+            context[row, t, h] = probabilities @ torch.cat([token_value[:, h], value[row, earlier, h]])
+            masses[row, t, h] = probabilities[:TOKENS]
+    return context.flatten(2), masses
+
+
+@torch.no_grad()
+@merges
+def test_an_event_reads_its_domain_and_the_tokens_in_one_softmax(merge):
+    layer, domains, states = make_encoder(merge).layers[0], draw_domains(), draw_states(B, L, D)
+    events = EventsByDomain(domains, C)
+    context = events.spread(layer.attend(events.rows(states), events, None))
+    torch.testing.assert_close(context, plain_attention(layer, states, domains)[0], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -277,10 +259,10 @@ def test_the_record_is_what_loops_find(merge):
     record = BottleneckRecord(events, keep_matrix=True)
     encoder(states, events, record)
     layer, valid = encoder.layers[0], domains > 0
-    masses = plain_masses(layer, states, domains)
+    _, masses = plain_attention(layer, states, domains)
     torch.testing.assert_close(record.share(), masses.sum(-1)[valid].mean())
-    projected = torch.einsum("bli,blji->blj", states, layer.key_value.weight[domains]) + layer.key_value.bias[domains]
-    everything = plain_summaries(layer.bottleneck, *projected.view(B, L, 2, H, W).unbind(2), domains)
+    _, key, value = project(layer, states, domains)
+    everything = plain_summaries(layer.bottleneck, key, value, domains)
     matrix = torch.zeros(C, C)
     for row, t in valid.nonzero().tolist():
         reader, seen = domains[row, t], domains[row, : t + 1].unique()

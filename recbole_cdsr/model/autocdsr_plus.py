@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from recbole_cdsr import distributed
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.layers.attention import ACTIVATIONS, TransformerEncoder, dropout
-from recbole_cdsr.layers.bottleneck import MERGES, BottleneckRecord, DomainEncoder, DomainLinear, EventsByDomain
+from recbole_cdsr.layers.bottleneck import MERGES, BottleneckRecord, DomainEncoder
+from recbole_cdsr.layers.by_domain import DomainLinear, EventsByDomain
 from recbole_cdsr.model.base import CDSRRecommender, read_choice, read_count, read_number, select
 from recbole_cdsr.objectives import STRATEGIES
 
