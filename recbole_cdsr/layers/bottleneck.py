@@ -123,8 +123,8 @@ class BottleneckRecord:
             raise ValueError("this record was made without keep_matrix=True and holds no matrix")
         domains, n_domains = self.events.rows(self.events.domains), self.events.n_domains
         own = F.one_hot(domains, n_domains).float()
-        foreign = sum(self._masses) / max(len(self._masses), 1) + torch.zeros_like(own)
-        total = own.T @ (foreign + own * (1.0 - foreign.sum(1, keepdim=True)))
+        by_tokens = sum(self._masses) / max(len(self._masses), 1) + torch.zeros_like(own)
+        total = own.T @ (by_tokens + own * (1.0 - by_tokens.sum(1, keepdim=True)))
         return total / own.sum(0).clamp(min=1).unsqueeze(1)
 
 
