@@ -43,8 +43,9 @@ REFUSED_KEYS = {
     "log_wandb": "the run folder holds TensorBoard files and history.csv",
     "benchmark_filename": "its rows carry no event times; put all events into one .inter file and set eval_args.split",
 }
-# What RecBole accepts besides the type of its default value.
+# Keys that take other types than that of their default value.
 FREE_TYPE_KEYS = {"topk", "metrics", "gpu_id", "clip_grad_norm", "train_neg_sample_args", "eval_args", "load_col"}
+FREE_TYPE_KEYS |= {"exchange_layers"}
 
 
 def resolve_model(model: str | type) -> type:

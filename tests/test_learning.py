@@ -40,21 +40,25 @@ def ndcg_of_last_events(run_dir: str, domain: str, users: set[str] | None) -> tu
     return ranks.metrics(("NDCG",), (10,), "domain", rows)["ndcg@10"], set(ranks.user[rows].tolist())
 
 
-BACKBONES = {
-    "sasrec": {},
-    # Masked events teach slower, and in small batches not at all.
-    "bert4rec": {"train_batch_size": 4096, "learning_rate": 0.003, "epochs": 300, "stopping_step": 300},
-}
+# Masked events teach slower, and in small batches not at all.
+MASKED = {"train_batch_size": 4096, "learning_rate": 0.003, "epochs": 300, "stopping_step": 300}
 
 
-@pytest.mark.parametrize("backbone", ["sasrec", pytest.param("bert4rec", marks=pytest.mark.slow)])
-def test_the_planted_rule_is_learned_across_domains_only(backbone):
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("AutoCDSR", {"backbone": "sasrec"}),
+        pytest.param("AutoCDSR", {"backbone": "bert4rec", **MASKED}, marks=pytest.mark.slow),
+        ("AutoCDSR+", {}),
+    ],
+)
+def test_the_planted_rule_is_learned_across_domains_only(model, keys):
     events = planted_rule(600, 30, noise=0.0, seed=1)
     write_atomic("dataset/planted", "planted", events)
     keep_domain("planted", "single", "d0")
-    keys = {**KEYS, "backbone": backbone, **BACKBONES[backbone]}
-    run("AutoCDSR", "planted", config_dict=keys, run_dir="both")
-    run("AutoCDSR", "single", config_dict=keys, run_dir="one")
+    keys = {**KEYS, **keys}
+    run(model, "planted", config_dict=keys, run_dir="both")
+    run(model, "single", config_dict=keys, run_dir="one")
     both, users = ndcg_of_last_events("both", "d0", None)
     one, same_users = ndcg_of_last_events("one", "d0", users)
     assert len(users) > 100 and len(same_users) > 100

@@ -47,11 +47,11 @@ def read_number(config: Any, key: str, low: float, high: float = float("inf"), e
     return value
 
 
-def read_count(config: Any, key: str) -> int:
-    """The value of ``key``, a whole number of at least 1; else CDSRError."""
+def read_count(config: Any, key: str, least: int = 1) -> int:
+    """The value of ``key``, a whole number of at least ``least``; else CDSRError."""
     value = config[key]
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise CDSRError(f"the key '{key}' takes a whole number of at least 1, but got {value!r}")
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise CDSRError(f"the key '{key}' takes a whole number of at least {least}, but got {value!r}")
     return int(value)
 
 
