@@ -48,6 +48,8 @@ def _check_eval_args(config) -> None:
 def _check_data_settings(config) -> None:
     if len(config["field_separator"]) != 1:
         raise CDSRError(f"the key 'field_separator' takes one character, but got {config['field_separator']!r}")
+    if not 0 <= config["label_noise"] <= 1:
+        raise CDSRError(f"the key 'label_noise' takes a share from 0 to 1, but got {config['label_noise']!r}")
     intervals = {key: config[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
     for field, value in (config["val_interval"] or {}).items():
         if isinstance(value, str):

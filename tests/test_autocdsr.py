@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recbole_cdsr.config import read_yaml
-from recbole_cdsr.model.autocdsr import BACKBONES, AutoCDSR
+from recbole_cdsr.model.autocdsr import AutoCDSR
+from recbole_cdsr.model.backbone import BACKBONES
 from recbole_cdsr.model.base import LAYOUTS
 from recbole_cdsr.paths import properties_dir
 from tests.test_attention import FORMS, set_form

@@ -74,7 +74,9 @@ def test_bert4rec_is_recboles_bert4rec():
     items[:, 0] = V  # [MASK]
     valid = items > 0
     expected = stock(items)
-    torch.testing.assert_close(ours.head(ours.contextualise(items))[valid], expected[valid], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours.head(ours.contextualise(items, torch.zeros_like(items)))[valid], expected[valid], atol=1e-5, rtol=0
+    )
 
     # RecBole reads index 0 as "nothing hidden", so hide the second event and pad the index as it does.
     rows = batch["item_length"] > 1
@@ -83,7 +85,7 @@ def test_bert4rec_is_recboles_bert4rec():
     items[:, 1] = V
     index = torch.tensor([0, 1]).repeat(len(items), 1)
     masked = {"Mask_item_id_list": items, "p": torch.stack([hidden * 0, hidden], 1), "n": index, "m": index}
-    loss = ours.item_loss(ours.head(ours.contextualise(items)[:, 1]), hidden)
+    loss = ours.item_loss(ours.head(ours.contextualise(items, torch.zeros_like(items))[:, 1]), hidden)
     torch.testing.assert_close(loss, stock.calculate_loss(masked), atol=1e-5, rtol=0)
 
     short = {**batch, "item_length": batch["item_length"].clamp(max=MAX_LENGTH - 1)}  # RecBole cuts a full history

@@ -34,6 +34,10 @@ def draw_domains(n_domains: int = C, rows: int = B, length: int = L, seed: int =
     return domains * (torch.arange(length) < lengths)
 
 
+def events_of(domains: torch.Tensor, n_domains: int = C, causal: bool = True) -> EventsByDomain:
+    return EventsByDomain(domains, domains > 0, n_domains, causal)
+
+
 def spread_out(module: torch.nn.Module, seed: int = 0, std: float = 0.5) -> torch.nn.Module:
     """Weights far from their start, so that attention is far from uniform."""
     torch.manual_seed(seed)
@@ -95,11 +99,12 @@ def plain_merge(module: Bottleneck, summaries: torch.Tensor, seen: list[int]) ->
 def test_summaries_and_merges_are_what_loops_find(merge):
     module, domains = make_bottleneck(merge).double(), draw_domains()
     key, value = draw_states(2, B, L, H, W).double().unbind(0)
-    events = EventsByDomain(domains, C)
+    events = events_of(domains, C)
     everything = plain_summaries(module, key, value, domains)
     summaries = module.summaries(key, value, events.own)
     of_own = everything.gather(2, domains[:, :, None, None, None].expand(B, L, 1, TOKENS, D)).squeeze(2)
-    torch.testing.assert_close(summaries, of_own, atol=1e-12, rtol=1e-12)
+    valid = domains > 0
+    torch.testing.assert_close(summaries[valid], of_own[valid], atol=1e-12, rtol=1e-12)
     merged, _ = module.merged(summaries, events.latest)
     for row, t in (domains > 0).nonzero().tolist():
         seen = domains[row, : t + 1].unique().tolist()
@@ -112,7 +117,7 @@ def test_summaries_and_merges_are_what_loops_find(merge):
 @pytest.mark.parametrize("size", [1e-30, 1e-3, 1e3, 1e15])
 def test_extreme_keys_values_and_scales_stay_finite(merge, size):
     module = make_bottleneck(merge)
-    events = EventsByDomain(draw_domains(), C)
+    events = events_of(draw_domains(), C)
     for scale in (-1e30, 0.0, 1e30):
         torch.nn.init.constant_(module.scale, scale)
         key, value = (x.mul(size).requires_grad_() for x in draw_states(2, B, L, H, W).unbind(0))
@@ -136,7 +141,7 @@ def test_weights_within_a_summary_are_exact_in_single_precision():
     domains = torch.tensor([[1] * 8 + [2] * 2])
     key = torch.where(domains[..., None, None] == 1, query, -query)
     value = draw_states(1, 10, H, W)
-    summaries = module.summaries(key, value, EventsByDomain(domains, C).own)
+    summaries = module.summaries(key, value, events_of(domains, C).own)
     torch.testing.assert_close(summaries[0, 9, 0], value[0, 8:].mean(0).flatten())
 
 
@@ -147,22 +152,65 @@ def test_weights_within_a_summary_are_exact_in_single_precision():
 @merges
 def test_no_event_sees_a_later_one(merge):
     encoder, domains = make_encoder(merge), draw_domains()
-    states, events = draw_states(B, L, D), EventsByDomain(domains, C)
+    states, events = draw_states(B, L, D), events_of(domains, C)
     before = encoder(states, events)
     for t in range(L):
         changed, others = states.clone(), domains.clone()
         changed[:, t] += 100.0
         others[:, t] = torch.where(domains[:, t] > 0, domains[:, t] % (C - 1) + 1, 0)
-        for after in (encoder(changed, events), encoder(changed, EventsByDomain(others, C))):
+        for after in (encoder(changed, events), encoder(changed, events_of(others, C))):
             torch.testing.assert_close(after[:, :t], before[:, :t], atol=1e-6, rtol=1e-6)
             assert not torch.isclose(after[0, t], before[0, t]).all()
+
+
+@torch.no_grad()
+@merges
+def test_bidirectional_is_what_the_last_event_of_the_causal_form_sees(merge):
+    """Any event may be moved to the end of its row: nothing in these layers knows positions."""
+    layer, domains, states = make_encoder(merge).layers[0], draw_domains(), draw_states(B, L, D)
+
+    def attend(causal: bool) -> torch.Tensor:
+        events = events_of(domains, causal=causal)
+        return events.spread(layer.attend(events.rows(states), events, None))
+
+    bidirectional = attend(causal=False)
+    last = (domains > 0).sum(1, keepdim=True) - 1
+    for t in range(L):
+        order = torch.arange(L).expand(B, L).clone()
+        order[:, t : t + 1] = torch.where(last >= t, last, t)
+        order.scatter_(1, torch.where(last >= t, last, t), t)
+        moved_domains, moved_states = domains.gather(1, order), states.gather(1, order.unsqueeze(-1).expand(B, L, D))
+        events = events_of(moved_domains)
+        moved = events.spread(layer.attend(events.rows(moved_states), events, None))
+        there = (last >= t).squeeze(1)
+        at_end = moved[torch.arange(B), last.squeeze(1)]
+        torch.testing.assert_close(at_end[there], bidirectional[there, t], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@merges
+def test_a_mask_reads_the_tokens_and_nobody_reads_a_mask(merge):
+    encoder, domains, states = make_encoder(merge), draw_domains(), draw_states(B, L, D)
+    valid = domains > 0
+    masked = valid & (torch.arange(L) % 3 == 1)
+    masked[1] = valid[1]  # nothing but masks
+    events = EventsByDomain(domains.masked_fill(masked, 0), valid, C, causal=False)
+    before = encoder(states, events)
+    assert before.isfinite().all() and not before[~valid].any()
+    for t in range(L):
+        changed = states.clone()
+        changed[:, t] = draw_states(B, D, seed=2)
+        moved = ~torch.isclose(encoder(changed, events), before, atol=1e-6, rtol=0).all(-1)
+        for row in range(B):
+            expected = valid[row] if valid[row, t] and not masked[row, t] else valid[row] & (torch.arange(L) == t)
+            assert torch.equal(moved[row], expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("exchange_layers", [[], [0], [1], [0, 1]])
 def test_domains_meet_only_where_tokens_are(exchange_layers):
     encoder, domains = make_encoder(exchange_layers=exchange_layers), draw_domains()
-    events, states = EventsByDomain(domains, C), draw_states(B, L, D)
+    events, states = events_of(domains, C), draw_states(B, L, D)
     before = encoder(states, events)
     for t in range(L - 1):
         changed = states.clone()
@@ -178,26 +226,26 @@ def test_domains_meet_only_where_tokens_are(exchange_layers):
 @merges
 def test_names_of_domains_do_not_matter(merge):
     encoder, domains, states = make_encoder(merge), draw_domains(), draw_states(B, L, D)
-    before = encoder(states, EventsByDomain(domains, C))
+    before = encoder(states, events_of(domains, C))
     names = torch.tensor([0, 3, 1, 4, 2])
     for module in encoder.modules():
         if isinstance(module, (DomainLinear, DomainNorm)):
             for parameter in module.parameters():
                 parameter[names] = parameter.clone()
-    torch.testing.assert_close(encoder(states, EventsByDomain(names[domains], C)), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder(states, events_of(names[domains], C)), before, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_more_padding_and_other_rows_change_nothing():
     encoder, domains, states = make_encoder(), draw_domains(), draw_states(B, L, D)
-    before = encoder(states, EventsByDomain(domains, C))
+    before = encoder(states, events_of(domains, C))
     padded = torch.nn.functional.pad(domains, (0, 3)), torch.nn.functional.pad(states, (0, 0, 0, 3), value=7.0)
-    after = encoder(padded[1], EventsByDomain(padded[0], C))
+    after = encoder(padded[1], events_of(padded[0], C))
     torch.testing.assert_close(after[:, :L], before, atol=1e-5, rtol=1e-5)
     assert not after[:, L:].any()
     for row in range(B):
         part = slice(row, row + 1)
-        torch.testing.assert_close(encoder(states[part], EventsByDomain(domains[part], C)), before[part])
+        torch.testing.assert_close(encoder(states[part], events_of(domains[part], C)), before[part])
 
 
 @merges
@@ -206,7 +254,7 @@ def test_more_padding_and_other_rows_change_nothing():
 def test_any_number_of_domains_and_tokens_trains(merge, n_domains, tokens):
     encoder = make_encoder(merge, tokens=tokens, n_domains=n_domains + 1)
     domains = draw_domains(n_domains + 1)
-    events = EventsByDomain(domains, n_domains + 1)
+    events = events_of(domains, n_domains + 1)
     record = BottleneckRecord(events, keep_matrix=True)
     encoder(draw_states(B, L, D), events, record).square().sum().add(record.share()).backward()
     for name, parameter in encoder.named_parameters():
@@ -228,7 +276,7 @@ def project(layer, states: torch.Tensor, domains: torch.Tensor) -> tuple[torch.T
 def plain_attention(layer, states: torch.Tensor, domains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What each event reads [B, L, D], and its mass on the tokens [B, L, H, n]: one softmax per event and head."""
     query, key, value = project(layer, states, domains)
-    tokens, _ = layer.bottleneck(key, value, EventsByDomain(domains, C))
+    tokens, _ = layer.bottleneck(key, value, events_of(domains, C))
     context, masses = torch.zeros(B, L, H, W), torch.zeros(B, L, H, TOKENS)
     for row, t in (domains > 0).nonzero().tolist():
         weight = layer.query_key_value.weight[domains[row, t]]
@@ -246,7 +294,7 @@ def plain_attention(layer, states: torch.Tensor, domains: torch.Tensor) -> tuple
 @merges
 def test_an_event_reads_its_domain_and_the_tokens_in_one_softmax(merge):
     layer, domains, states = make_encoder(merge).layers[0], draw_domains(), draw_states(B, L, D)
-    events = EventsByDomain(domains, C)
+    events = events_of(domains, C)
     context = events.spread(layer.attend(events.rows(states), events, None))
     torch.testing.assert_close(context, plain_attention(layer, states, domains)[0], atol=1e-5, rtol=1e-5)
 
@@ -255,7 +303,7 @@ def test_an_event_reads_its_domain_and_the_tokens_in_one_softmax(merge):
 @merges
 def test_the_record_is_what_loops_find(merge):
     encoder, domains, states = make_encoder(merge, 1, [0]), draw_domains(), draw_states(B, L, D)
-    events = EventsByDomain(domains, C)
+    events = events_of(domains, C)
     record = BottleneckRecord(events, keep_matrix=True)
     encoder(states, events, record)
     layer, valid = encoder.layers[0], domains > 0
@@ -279,4 +327,4 @@ def test_the_record_is_what_loops_find(merge):
 
 def test_a_record_without_matrix_says_so():
     with pytest.raises(ValueError, match="keep_matrix=True"):
-        BottleneckRecord(EventsByDomain(draw_domains(), C)).matrix()
+        BottleneckRecord(events_of(draw_domains(), C)).matrix()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from recbole_cdsr.layers.by_domain import DomainLinear, DomainNorm, EventsByDomain
-from tests.test_bottleneck import B, C, D, L, draw_domains, draw_states, spread_out
+from recbole_cdsr.layers.by_domain import DomainLinear, DomainNorm
+from tests.test_bottleneck import B, C, D, L, draw_domains, draw_states, events_of, spread_out
 
 
 def test_events_by_domain_are_what_loops_find():
     domains = draw_domains()
-    events = EventsByDomain(domains, C)
+    events = events_of(domains, C)
     for row, t, j in torch.cartesian_prod(torch.arange(B), torch.arange(L), torch.arange(L)).tolist():
-        own = j <= t and domains[row, j] == domains[row, t]
-        latest = j <= t and domains[row, j] not in domains[row, j + 1 : t + 1]
+        has_domain = bool(domains[row, j])
+        own = j == t or (has_domain and j < t and domains[row, j] == domains[row, t])
+        latest = has_domain and j <= t and domains[row, j] not in domains[row, j + 1 : t + 1]
         assert events.own[row, t, j] == own
         assert events.latest[row, t, j] == latest
     valid = domains > 0
@@ -24,7 +25,7 @@ def test_events_by_domain_are_what_loops_find():
 
 
 def test_each_domain_has_its_own_weights():
-    events = EventsByDomain(draw_domains(), C)
+    events = events_of(draw_domains(), C)
     linear, norm = spread_out(DomainLinear(C, D, 3)), spread_out(DomainNorm(C, D, 1e-5))
     rows = events.rows(draw_states(B, L, D))
     mapped, normed = linear(rows, events.sizes), norm(rows, events.sizes)

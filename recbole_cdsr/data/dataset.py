@@ -22,6 +22,7 @@ from torch import Tensor
 from recbole_cdsr import compat
 from recbole_cdsr.data import split
 from recbole_cdsr.data.atomic import line_of_row, read_columns, read_header, require_valid_times, require_values
+from recbole_cdsr.data.corrupt import wrong_labels
 from recbole_cdsr.data.domains import attach_domains
 from recbole_cdsr.data.events import EventStore
 from recbole_cdsr.errors import CDSRError
@@ -40,7 +41,8 @@ class CDSRDataset(SequentialDataset):
 
     Attributes (after `build`):
         events: EventStore of all events.
-        item_domain: [V] domain of each item, 0 for padding.
+        item_domain: [V] domain of each item, 0 for padding; results are by these.
+        shown_domain: [V] the same, but wrong where `label_noise` says so; models read these, in rows and lists.
         domain_names: C names, "[PAD]" first.
         tie_share: share of neighbouring events of a user with equal times.
 
@@ -172,7 +174,10 @@ class CDSRDataset(SequentialDataset):
         columns = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
         self.item_domain = self.item_feat[self.domain_field]
         self.domain_names = [str(name) for name in self.field2id_token[self.domain_field]]
-        columns[self.domain_field] = self.item_domain[columns[self.iid_field]]
+        noise = self.config["label_noise"], self.config["seed"]
+        self.shown_domain = wrong_labels(self.item_domain, len(self.domain_names), *noise)
+        self.item_feat.update(Interaction({self.domain_field: self.shown_domain}))
+        columns[self.domain_field] = self.shown_domain[columns[self.iid_field]]
         columns[self.time_field] = torch.from_numpy(seconds)
         self.events = EventStore.from_columns(self.inter_feat[self.uid_field], self.user_num, columns)
         self.inter_feat.update(Interaction({self.domain_field: columns[self.domain_field]}))
@@ -264,9 +269,9 @@ class CDSRDataset(SequentialDataset):
             history_length, domain_history_length and switch (the target's domain is not the last event's), each [rows].
         """
         event = self.inter_feat[EVENT_FIELD]
-        domain = self.events.columns[self.domain_field]
+        domain = self.item_domain[self.events.columns[self.iid_field]]
         return {
             "history_length": event - self.events.offsets[self.inter_feat[self.uid_field]],
-            "domain_history_length": self.events.count_before(self.domain_field)[event],
+            "domain_history_length": self.events.count_before(domain)[event],
             "switch": domain[event] != domain[event - 1],
         }

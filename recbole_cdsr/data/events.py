@@ -63,9 +63,9 @@ class EventStore:
         values = self.columns[field][index]
         return torch.where(valid.view(*valid.shape, *[1] * (values.dim() - 2)), values, 0)
 
-    def count_before(self, field: str) -> Tensor:
-        """For each event, how many earlier events of its user have the same value in `field` [events]."""
-        value = self.columns[field].numpy()
+    def count_before(self, values: Tensor) -> Tensor:
+        """For each event, how many earlier events of its user have the same value; `values` [events], to the same."""
+        value = values.numpy()
         key = self.user.numpy() * (int(value.max(initial=0)) + 1) + value
         order = np.argsort(key, kind="stable")
         sorted_key = key[order]

@@ -1,4 +1,4 @@
-"""Encoders of single domains that exchange through a few bottleneck tokens, in a form that keeps causality.
+"""Encoders of single domains that exchange through a few bottleneck tokens, causal or bidirectional.
 
 The channel of AutoCDSR+ (https://arxiv.org/abs/2505.21811); the causal form is ours, the paper's tokens see the whole
 history. In a layer that exchanges, with d_t the domain of event t and h a head (left out below):
@@ -13,6 +13,9 @@ history. In a layer that exchanges, with d_t the domain of event t and h a head 
 - Event t attends, in one softmax, to events j <= t of its own domain and to z[t, .] (+ a learned embedding, LayerNorm),
   keys and values projected by its own domain's weights.
 
+Bidirectional: every "up to t" falls away, so that all positions of a row read the same tokens. A [MASK] has no domain:
+it enters no summary and no other event sees it; it attends to itself and to the tokens, with weights of its own.
+
 Both sums are products with masks [B, L, L], as those of attention are. Running sums with differences cost O(L), but in
 float32 lose every digit where the weights of two domains differ by exp(2 MAX_LOGIT); in float64 they took 2.9 times as
 long as the product at L 50, 2.4 times at 200 and 0.6 times at 800 (2,000 events, n D = 256, one CPU thread).
@@ -22,6 +25,7 @@ long as the product at L 50, 2.4 times at 200 and 0.6 times at 800 (2,000 events
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -33,6 +37,7 @@ from recbole_cdsr.layers.by_domain import DomainLinear, DomainNorm, EventsByDoma
 
 MERGES = ("sum", "mean", "attention", "gate")
 MAX_LOGIT = 8.0  # weights of events within a summary, and of domains within a merge, differ by at most exp(16)
+SMALLEST_WEIGHT = math.exp(-MAX_LOGIT) / 2
 
 
 class Bottleneck(nn.Module):
@@ -51,13 +56,14 @@ class Bottleneck(nn.Module):
             self.gate = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, key: Tensor, value: Tensor, events: EventsByDomain) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, L, H, W] to the merged tokens at each position, [B, L, n, D].
+        """Keys and values [B, L, H, W] to the merged tokens that each position may read, [B, L, n, D].
 
         Second: the weight of each event's summary in a merge, [B, L, n], up to a factor for each merge.
         """
         with torch.autocast(key.device.type, enabled=False):
             merged, weights = self.merged(self.summaries(key.float(), value.float(), events.own), events.latest)
-            return self.norm(merged + self.embedding.weight), weights
+            tokens = self.norm(merged + self.embedding.weight)
+            return tokens.expand(-1, key.size(1), -1, -1), weights
 
     def summaries(self, key: Tensor, value: Tensor, own: Tensor) -> Tensor:
         """s[t, b] of the domain of event t: [B, L, n, D]."""
@@ -69,7 +75,7 @@ class Bottleneck(nn.Module):
         return (totals * _mix(own, weights).reciprocal()).flatten(3)
 
     def merged(self, summaries: Tensor, latest: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, L, n, D] of ``summaries`` [B, L, n, D], and the weight of each summary [B, L, n]."""
+        """z [B, T, n, D] of ``summaries`` [B, L, n, D] for ``latest`` [B, T, L], and each summary's weight [B, L, n]."""
         weights = summaries.new_ones(summaries.shape[:3])
         if self.merge == "attention":
             scores = (summaries * self.score.weight).sum(-1)
@@ -79,35 +85,47 @@ class Bottleneck(nn.Module):
         latest = latest.to(summaries.dtype)
         totals = _mix(latest, weights.unsqueeze(-1) * summaries)
         if self.merge in ("mean", "attention"):
-            totals = totals * _mix(latest, weights).reciprocal().unsqueeze(-1)
+            # Where nothing is to be read (a row of [MASK] alone) the sum is 0, and so is the mean.
+            totals = totals / _mix(latest, weights).clamp(min=SMALLEST_WEIGHT).unsqueeze(-1)
         return totals, weights
 
 
 def _mix(mask: Tensor, values: Tensor) -> Tensor:
-    """Sum over events j of mask [B, L, L] and values [B, L, ...]."""
-    return torch.bmm(mask, values.flatten(2)).view(values.shape)
+    """Sums [B, T, ...] over events j of mask [B, T, L] times values [B, L, ...]."""
+    return torch.bmm(mask, values.flatten(2)).unflatten(2, values.shape[2:])
 
 
 class BottleneckRecord:
     """What one forward pass notes about attention on tokens, before dropout; make a new one for each pass.
 
-    keep_matrix: note the mass by source domain too.
+    keep_matrix: note the mass by source domain too. Only events that have a domain count as readers.
     """
 
     def __init__(self, events: EventsByDomain, keep_matrix: bool = False):
         self.events = events
+        self.count = len(events.order) - events.sizes[0]  # events that the mean is over
+        self._weight = events.has_domain[:, None, :, None] / max(self.count, 1)  # [B, 1, L, 1]: of each event in it
         self._shares: list[Tensor] = []  # one scalar per exchanging layer
         self._keep_matrix = keep_matrix
         self._masses: list[Tensor] = []  # one [N, C] per exchanging layer
 
-    def add(self, mass: Tensor, weights: Tensor) -> None:
-        """Note one layer: mass of the events on the tokens [N, H, n], weights as `Bottleneck` gives them."""
-        self._shares.append(mass.sum() / max(mass[..., 0].numel(), 1))
-        if self._keep_matrix:
-            one_hot = F.one_hot(self.events.domains, self.events.n_domains).float()
-            parts = _mix(self.events.latest.float(), weights.unsqueeze(-1) * one_hot.unsqueeze(2))
-            parts = parts / parts.sum(-1, keepdim=True)
-            self._masses.append(torch.einsum("rn,rnc->rc", mass.mean(1), self.events.rows(parts)))
+    def add(self, logits: Tensor, probabilities: Tensor, weights: Tensor) -> None:
+        """Note one layer: logits and their softmax [B, H, L, L + n], tokens last; weights as `Bottleneck` gives them."""
+        n_tokens = weights.size(-1)
+        with torch.autocast(logits.device.type, enabled=False):
+            self._shares.append(_TokenShare.apply(logits, probabilities.detach(), n_tokens, self._weight))
+            if self._keep_matrix:
+                self._masses.append(self._mass_by_domain(probabilities[..., -n_tokens:].mean(1), weights))
+
+    def _mass_by_domain(self, mass: Tensor, weights: Tensor) -> Tensor:
+        """Mass of each reader on the tokens [B, L, n], split over the domains in the merge, [N, C]."""
+        one_hot = F.one_hot(self.events.domains, self.events.n_domains).float()
+        parts = _mix(self.events.latest.float(), weights.unsqueeze(-1) * one_hot.unsqueeze(2))
+        parts = parts / parts.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
+        return self._readers((mass.unsqueeze(-1) * parts).sum(2))
+
+    def _readers(self, values: Tensor) -> Tensor:
+        return self.events.rows(values)[self.events.sizes[0] :]
 
     def share(self) -> Tensor:
         """Mean mass of an event on the tokens, over events, heads and exchanging layers: scalar in [0, 1]."""
@@ -121,11 +139,30 @@ class BottleneckRecord:
         """
         if not self._keep_matrix:
             raise ValueError("this record was made without keep_matrix=True and holds no matrix")
-        domains, n_domains = self.events.rows(self.events.domains), self.events.n_domains
-        own = F.one_hot(domains, n_domains).float()
+        own = F.one_hot(self._readers(self.events.domains), self.events.n_domains).float()
         by_tokens = sum(self._masses) / max(len(self._masses), 1) + torch.zeros_like(own)
         total = own.T @ (by_tokens + own * (1.0 - by_tokens.sum(1, keepdim=True)))
         return total / own.sum(0).clamp(min=1).unsqueeze(1)
+
+
+class _TokenShare(torch.autograd.Function):
+    """Weighted mean mass on the last n keys, with its gradient in closed form: see `layers.cross_domain`."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, probabilities: Tensor, n_tokens: int, weight: Tensor) -> Tensor:
+        mass = probabilities[..., -n_tokens:].sum(-1, keepdim=True)
+        ctx.save_for_backward(probabilities, mass, weight)
+        ctx.n_tokens = n_tokens
+        return (mass * weight).sum() / mass.size(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream: Tensor):
+        probabilities, mass, weight = ctx.saved_tensors
+        weight = weight * (upstream / mass.size(1))
+        gradient = probabilities * (mass * -weight)
+        gradient[..., -ctx.n_tokens :].addcmul_(probabilities[..., -ctx.n_tokens :], weight)
+        return gradient, None, None, None
 
 
 class DomainLayer(nn.Module):
@@ -176,13 +213,14 @@ class DomainLayer(nn.Module):
             tokens = events.rows(tokens)
             token_logits = events.spread(self._token_logits(query_rows, tokens, events.sizes))
             logits = torch.cat([logits, token_logits.transpose(1, 2)], dim=-1)
-        probabilities = torch.softmax(logits.float(), dim=-1)
+        logits = logits.float()
+        probabilities = torch.softmax(logits, dim=-1)
         dropped = dropout(probabilities, self.attn_dropout_prob, self.training).to(value.dtype)
         length = key.size(1)
         context = events.rows((dropped[..., :length] @ value.transpose(1, 2)).transpose(1, 2))
         if self.bottleneck is not None:
             if record is not None:
-                record.add(events.rows(probabilities[..., length:].transpose(1, 2)), weights)
+                record.add(logits, probabilities, weights)
             context = context + self._read(events.rows(dropped[..., length:].transpose(1, 2)), tokens, events.sizes)
         return context.flatten(1)
 

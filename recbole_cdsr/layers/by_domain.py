@@ -1,7 +1,7 @@
 """Events of a batch sorted by domain, and maps with weights of their own for each domain.
 
 Valid events are sorted by domain once per batch; these "rows" [N, ...] take one product per domain and map, however
-many users there are. Weights are stacked [C, ...]; row 0 belongs to padding and stays idle.
+many users there are. Weights are stacked [C, ...]; those of domain 0 serve tokens without a domain, if there are any.
 """
 
 from __future__ import annotations
@@ -16,24 +16,44 @@ from torch import Tensor, nn
 class EventsByDomain:
     """Where the events of a batch stand, by domain; made once per forward pass.
 
-    domains: [B, L] integers in [0, C), 0 for padding. n_domains: C, counting domain 0.
+    domains: [B, L] integers in [0, C), 0 for padding and for tokens without a domain ([MASK]).
+    valid: [B, L], where there is an event or such a token. n_domains: C, counting domain 0.
+    causal: position t may read of events up to t only; else of all.
     """
 
-    def __init__(self, domains: Tensor, n_domains: int):
-        self.domains, self.n_domains = domains, n_domains
-        flat = domains.flatten()
-        counts = torch.bincount(flat, minlength=n_domains).tolist()
-        self.order = flat.argsort(stable=True)[counts[0] :]  # rows: where each stands in the flattened batch
-        self.sizes = [0, *counts[1:]]  # number of rows of each domain
-        position = torch.arange(domains.size(1), device=domains.device)
-        same = domains.unsqueeze(2) == domains.unsqueeze(1)
-        later = position[:, None] > position
-        following = torch.where(same & later, position[:, None], len(position)).amin(1)  # next event of the domain
-        self.own = same & ~later.T  # [B, L, L]: event j is of t's domain, and not later
-        self.latest = ~later.T & (following.unsqueeze(1) > position[:, None])  # [B, L, L]: j is latest of its domain
+    def __init__(self, domains: Tensor, valid: Tensor, n_domains: int, causal: bool):
+        self.domains, self.n_domains, self.causal = domains, n_domains, causal
+        key = domains.masked_fill(~valid, n_domains).flatten()
+        *self.sizes, padding = torch.bincount(key, minlength=n_domains + 1).tolist()  # number of rows of each domain
+        self.order = key.argsort(stable=True)[: len(key) - padding]  # rows: where each stands in the flattened batch
+        self.has_domain = domains > 0
+        self.own = self._own()
+        self.latest = self._latest()
+
+    def _own(self) -> Tensor:
+        """[B, L, L]: event j is of t's domain (and not later); every position sees itself."""
+        same = (self.domains.unsqueeze(2) == self.domains.unsqueeze(1)) & self.has_domain.unsqueeze(1)
+        if self.causal:
+            same = same.tril()
+        return same | torch.eye(same.size(1), dtype=torch.bool, device=same.device)
+
+    def _latest(self) -> Tensor:
+        """j is the latest event of its domain that t may read of: [B, L, L], or [B, 1, L] where t makes no difference."""
+        rows, length = self.domains.shape
+        position = torch.arange(length, device=self.domains.device)
+        key = (self.domains + self.n_domains * torch.arange(rows, device=position.device).unsqueeze(1)).flatten()
+        order = key.argsort(stable=True)
+        neighbours = key[order[1:]] == key[order[:-1]]
+        following = torch.full_like(key, length)  # where the next event of the same domain stands
+        following[order[:-1][neighbours]] = order[1:][neighbours] % length
+        following = following.view(rows, 1, length)
+        has_domain = self.has_domain.unsqueeze(1)
+        if not self.causal:
+            return has_domain & (following == length)
+        return has_domain & (position <= position[:, None]) & (following > position[:, None])
 
     def rows(self, values: Tensor) -> Tensor:
-        """The valid events of ``values`` [B, L, ...], sorted by domain, [N, ...]."""
+        """What ``values`` [B, L, ...] hold at valid positions, sorted by domain, [N, ...]."""
         return values.flatten(0, 1).index_select(0, self.order)
 
     def spread(self, rows: Tensor) -> Tensor:

@@ -1,0 +1,71 @@
+"""Wrong domain labels: how many there are, who sees them, and that results are not counted by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_cdsr.cli import main
+from recbole_cdsr.data.corrupt import wrong_labels
+from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.ranks import RankTable
+from tests.helpers import make_config, make_dataset, random_events, write_dataset
+
+DOMAINS = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(30000) % 4 + 1])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_a_share_of_the_items_gets_another_domain(share):
+    wrong = wrong_labels(DOMAINS, 5, share, seed=1)
+    changed = wrong != DOMAINS
+    assert changed.sum() == round(share * 30000) and wrong[0] == 0
+    pairs = torch.bincount(DOMAINS[changed] * 5 + wrong[changed], minlength=25).view(5, 5)[1:, 1:]
+    others = pairs[~torch.eye(4, dtype=torch.bool)]
+    assert not pairs.diagonal().any() and others.min() > 0.7 * others.float().mean()
+
+
+def test_a_larger_share_keeps_the_wrong_labels_of_a_smaller_one():
+    few, many = (wrong_labels(DOMAINS, 5, share, seed=3) for share in (0.1, 0.3))
+    changed = few != DOMAINS
+    assert torch.equal(few[changed], many[changed])
+    assert not torch.equal(few, wrong_labels(DOMAINS, 5, 0.1, seed=4))
+
+
+def test_without_noise_nothing_is_copied_and_one_domain_cannot_be_wrong():
+    assert wrong_labels(DOMAINS, 5, 0.0, seed=1) is DOMAINS
+    with pytest.raises(CDSRError, match="'label_noise' needs two domains or more"):
+        wrong_labels(DOMAINS.clamp(max=1), 2, 0.3, seed=1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_out_of_range_is_told(share):
+    with pytest.raises(CDSRError, match="'label_noise' takes a share from 0 to 1"):
+        make_config("toy", label_noise=share)
+
+
+def test_models_see_wrong_labels_and_nothing_else_changes():
+    write_dataset("noisy", *random_events())
+    _, right = make_dataset("noisy")
+    _, wrong = make_dataset("noisy", label_noise=0.4)
+    for old, new in zip(right.build(), wrong.build(), strict=True):
+        assert torch.equal(old.item_domain, new.item_domain)
+        assert (old.shown_domain != new.shown_domain).sum() == round(0.4 * 30)
+        for name, values in old.describe_rows().items():
+            assert torch.equal(values, new.describe_rows()[name]), name
+        rows = new[torch.arange(len(new.inter_feat))]
+        assert torch.equal(rows["domain_id_list"], new.shown_domain[rows["item_id_list"]])
+        assert torch.equal(rows["domain_id"], new.shown_domain[rows["item_id"]])
+
+
+def test_ranks_are_counted_by_right_labels():
+    write_dataset("noisy", *random_events(n_users=40))
+    tables = []
+    for noise in ("0", "0.5"):
+        folder = f"runs/{noise}"
+        main(["run", "--model", "Pop", "--dataset", "noisy", "--label_noise", noise, "--run_dir", folder, "--quiet"])
+        tables.append(RankTable.load(Path(folder) / "ranks.npz"))
+    for name, values in vars(tables[0]).items():
+        np.testing.assert_array_equal(values, getattr(tables[1], name), name)
