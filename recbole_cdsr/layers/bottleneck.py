@@ -75,7 +75,7 @@ class Bottleneck(nn.Module):
         return (totals * _mix(own, weights).reciprocal()).flatten(3)
 
     def merged(self, summaries: Tensor, latest: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, T, n, D] of ``summaries`` [B, L, n, D] for ``latest`` [B, T, L], and each summary's weight [B, L, n]."""
+        """z [B, T, n, D] of summaries [B, L, n, D], for ``latest`` [B, T, L]; weights of the summaries [B, L, n]."""
         weights = summaries.new_ones(summaries.shape[:3])
         if self.merge == "attention":
             scores = (summaries * self.score.weight).sum(-1)
@@ -110,7 +110,7 @@ class BottleneckRecord:
         self._masses: list[Tensor] = []  # one [N, C] per exchanging layer
 
     def add(self, logits: Tensor, probabilities: Tensor, weights: Tensor) -> None:
-        """Note one layer: logits and their softmax [B, H, L, L + n], tokens last; weights as `Bottleneck` gives them."""
+        """Note a layer: logits and their softmax [B, H, L, L + n], tokens last; weights as `Bottleneck` gives them."""
         n_tokens = weights.size(-1)
         with torch.autocast(logits.device.type, enabled=False):
             self._shares.append(_TokenShare.apply(logits, probabilities.detach(), n_tokens, self._weight))

@@ -38,7 +38,7 @@ class EventsByDomain:
         return same | torch.eye(same.size(1), dtype=torch.bool, device=same.device)
 
     def _latest(self) -> Tensor:
-        """j is the latest event of its domain that t may read of: [B, L, L], or [B, 1, L] where t makes no difference."""
+        """j is the latest event of its domain that t may read: [B, L, L], or [B, 1, L] where t makes no difference."""
         rows, length = self.domains.shape
         position = torch.arange(length, device=self.domains.device)
         key = (self.domains + self.n_domains * torch.arange(rows, device=position.device).unsqueeze(1)).flatten()

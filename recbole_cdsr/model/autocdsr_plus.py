@@ -6,8 +6,8 @@ https://arxiv.org/abs/2505.21811
 Two losses go to the trainer: the recommendation loss, and ``cross_domain``, the attention that events put on the tokens
 (``recbole_cdsr.layers.bottleneck``); ``objective_weighting`` says how they are balanced.
 
-``backbone: bert4rec`` is the paper's form; ``sasrec`` is causal, and ours: tokens that attend to the whole history would
-carry the future to the past. There a token is read at position t as built from events up to t:
+``backbone: bert4rec`` is the paper's form; ``sasrec`` is causal, and ours: tokens that attend to the whole history
+would carry the future to the past. There a token is read at position t as built from events up to t:
 - a learned query per token summarises each domain's events up to t, by a softmax with bounded logits;
 - the summaries of the domains seen up to t are merged (``bottleneck_merge``), and event t attends to the merged tokens
   and to earlier events of its own domain in one softmax.
