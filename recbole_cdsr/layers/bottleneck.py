@@ -76,18 +76,19 @@ class Bottleneck(nn.Module):
 
     def merged(self, summaries: Tensor, latest: Tensor) -> tuple[Tensor, Tensor]:
         """z [B, T, n, D] of summaries [B, L, n, D], for ``latest`` [B, T, L]; weights of the summaries [B, L, n]."""
+        latest = latest.to(summaries.dtype)
         weights = summaries.new_ones(summaries.shape[:3])
         if self.merge == "attention":
             scores = (summaries * self.score.weight).sum(-1)
             weights = torch.exp(MAX_LOGIT * torch.tanh(scores / MAX_LOGIT))
+            # Where nothing is to be read (a row of [MASK] alone) the sum is 0, and so is the mean.
+            totals = _mix(latest, weights).clamp(min=SMALLEST_WEIGHT).unsqueeze(-1)
+            return _mix(latest, weights.unsqueeze(-1) * summaries) / totals, weights
         if self.merge == "gate":
             summaries = torch.sigmoid(self.gate(summaries)) * summaries
-        latest = latest.to(summaries.dtype)
-        totals = _mix(latest, weights.unsqueeze(-1) * summaries)
-        if self.merge in ("mean", "attention"):
-            # Where nothing is to be read (a row of [MASK] alone) the sum is 0, and so is the mean.
-            totals = totals / _mix(latest, weights).clamp(min=SMALLEST_WEIGHT).unsqueeze(-1)
-        return totals, weights
+        if self.merge == "mean":
+            latest = latest / latest.sum(-1, keepdim=True).clamp(min=1)
+        return _mix(latest, summaries), weights
 
 
 def _mix(mask: Tensor, values: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class BottleneckRecord:
     def _mass_by_domain(self, mass: Tensor, weights: Tensor) -> Tensor:
         """Mass of each reader on the tokens [B, L, n], split over the domains in the merge, [N, C]."""
         one_hot = F.one_hot(self.events.domains, self.events.n_domains).float()
-        parts = _mix(self.events.latest.float(), weights.unsqueeze(-1) * one_hot.unsqueeze(2))
+        parts = _mix(self.events.latest, weights.unsqueeze(-1) * one_hot.unsqueeze(2))
         parts = parts / parts.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
         return self._readers((mass.unsqueeze(-1) * parts).sum(2))
 
@@ -207,7 +208,7 @@ class DomainLayer(nn.Module):
         query_rows = projected[:, 0] * heads[-1] ** -0.5
         key, value = events.spread(projected[:, 1:]).unbind(2)
         logits = events.spread(query_rows).transpose(1, 2) @ key.permute(0, 2, 3, 1)
-        logits = logits.masked_fill(~events.own.unsqueeze(1), -torch.inf)  # an event sees itself: no empty row
+        logits = logits.add_(events.barrier)  # an event sees itself: no empty row
         if self.bottleneck is not None:
             tokens, weights = self.bottleneck(key, value, events)
             tokens = events.rows(tokens)

@@ -27,8 +27,9 @@ class EventsByDomain:
         *self.sizes, padding = torch.bincount(key, minlength=n_domains + 1).tolist()  # number of rows of each domain
         self.order = key.argsort(stable=True)[: len(key) - padding]  # rows: where each stands in the flattened batch
         self.has_domain = domains > 0
-        self.own = self._own()
-        self.latest = self._latest()
+        own = self._own()
+        self.own, self.latest = own.float(), self._latest().float()  # 1 where it holds, for sums over j
+        self.barrier = torch.zeros_like(self.own).masked_fill_(~own, -torch.inf).unsqueeze(1)  # added to logits
 
     def _own(self) -> Tensor:
         """[B, L, L]: event j is of t's domain (and not later); every position sees itself."""
@@ -96,4 +97,4 @@ class DomainNorm(nn.Module):
 def map_by_domain(function: Callable[..., Tensor], rows: Tensor, sizes: list[int], *stacks: Tensor) -> Tensor:
     """``function`` of each domain's rows and of its part of the stacks [C, ...]."""
     parts = zip(rows.split(sizes), *(stack.unbind(0) for stack in stacks), strict=True)
-    return torch.cat([function(*part) for part in parts])
+    return torch.cat([function(*part) for part in parts if len(part[0])])
