@@ -124,9 +124,9 @@ class Collector:
             return
         kept, rows = {name: column.filter(pa.array(keep)) for name, column in columns.items()}, rows[keep]
         self._times.append(self.times.read(kept[fields.time], log, rows))
-        self._users.append(_tokens(kept[fields.user]).dictionary_encode())
-        self._items.append(_tokens(kept[fields.item]).dictionary_encode())
-        domain = _tokens(kept[fields.domain]) if fields.domain else pa.repeat(pa.scalar(log.domain or ""), len(rows))
+        self._users.append(_tokens(log, fields.user, kept).dictionary_encode())
+        self._items.append(_tokens(log, fields.item, kept).dictionary_encode())
+        domain = _tokens(log, fields.domain, kept) if fields.domain else pa.repeat(log.domain or "", len(rows))
         self._domains.append(domain.dictionary_encode())
 
     def _numbers(self, log: Log, name: str, column: pa.Array, rows: np.ndarray) -> np.ndarray:
@@ -148,13 +148,22 @@ class Collector:
             CDSRError: if there are none, or the table lacks an item.
         """
         if not self._times:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
-            raise CDSRError(f"the files hold no event to keep ({self.n_read:,} read{reasons and '; '}{reasons})")
+            raise self._nothing()
         time = np.concatenate(self._times)
         unit = self.times.unit_of(time)
         (user, users), (item, items), (domain, domains) = map(_joined, (self._users, self._items, self._domains))
         events = Events(user, item, domain, time, users, items, domains, unit)
-        return Reading(self._with(table, events) if table else events, self.n_read, self.left_out)
+        if table is not None:
+            events = self._with(table, events)
+        if not len(events):
+            raise self._nothing()
+        return Reading(events, self.n_read, self.left_out)
+
+    def _nothing(self) -> CDSRError:
+        if not self.n_read:
+            return CDSRError("the files have headers but no rows; they may have been cut off")
+        reasons = "".join(f"; left out, {reason}: {count:,}" for reason, count in self.left_out.items() if count)
+        return CDSRError(f"the files hold no event to keep: {self.n_read:,} read{reasons}; check the options")
 
     def _with(self, table: ItemDomains, events: Events) -> Events:
         place = pc.index_in(events.items, value_set=table.items)
@@ -172,12 +181,16 @@ class Collector:
         return replace(events, domain=domain, domains=coded.dictionary).take(np.flatnonzero(~unknown))
 
 
-def _tokens(column: pa.Array) -> pa.Array:
-    """As text; whole numbers stored as floats (pandas does so when some are missing) without their '.0'."""
+def _tokens(log: Log, name: str, columns: dict[str, pa.Array]) -> pa.Array:
+    """A column as text; whole numbers stored as floats (pandas does so when some are missing) without their '.0'."""
+    column = columns[name]
     if pa.types.is_floating(column.type):
         with contextlib.suppress(pa.ArrowInvalid):
             column = column.cast(pa.int64())
-    return column.cast(pa.string())
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise CDSRError(f"{log.path}: the column '{name}' holds {column.type}, not names; choose another") from None
 
 
 def _joined(parts: list[pa.DictionaryArray]) -> tuple[np.ndarray, pa.Array]:

@@ -91,6 +91,8 @@ class CsvLog(Log):
         skip_bad_lines: bool = False,
     ) -> None:
         super().__init__(path, domain)
+        if separator is not None and len(separator) != 1:
+            raise CDSRError(f"--separator takes one character, not '{separator}'; convert the file, for example by sed")
         plain = path.with_suffix("") if path.suffix == ".gz" else path
         self.separator = separator or ("\t" if plain.suffix.lower() in TAB_ENDINGS else ",")
         self.names, self.skip_bad_lines, self._bad = names, skip_bad_lines, None

@@ -36,12 +36,15 @@ class TimeReader:
         Raises:
             CDSRError: names the first value that is no time.
         """
-        if pa.types.is_temporal(column.type):
-            values, dates = column.cast(pa.timestamp("us", getattr(column.type, "tz", None))).cast(pa.int64()), True
-            times = values.to_numpy(zero_copy_only=False)
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            stamps = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)), safe=False)  # rounds nanoseconds
+            times, dates = stamps.cast(pa.int64()).to_numpy(zero_copy_only=False), True
         else:
             numbers = None if self.pattern else _as_numbers(column)
-            dates = numbers is None if self.are_dates is None else self.are_dates
+            # The first value of all tells which form the others must have.
+            dates = self.are_dates
+            if dates is None:
+                dates = numbers is None and (bool(self.pattern) or _as_numbers(column[:1]) is None)
             times = self._as_dates(column) if dates else _forced(column) if numbers is None else numbers
         if self.are_dates is None:
             self.are_dates = dates
@@ -125,5 +128,8 @@ def are_whole_days(times: np.ndarray, unit: str) -> bool:
 
 
 def missing(column: pa.Array) -> np.ndarray:
-    """[n] bool: True where there is no value (null or nan)."""
-    return np.asarray(pc.is_null(column, nan_is_null=pa.types.is_floating(column.type)))
+    """[n] bool: True where there is no value (null, nan or empty text)."""
+    nothing = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        nothing = pc.or_(nothing, pc.equal(column, "").fill_null(True))
+    return np.asarray(nothing)

@@ -15,7 +15,7 @@ from recbole_cdsr.files import replacing
 from recbole_cdsr.names import BUILT_IN_DATASETS
 from recbole_cdsr.prepare.events import Events
 
-ROWS = 1 << 20  # lines put together at once
+ROWS = 1 << 17  # lines put together at once
 META = "prepared.json"
 
 
