@@ -223,7 +223,7 @@ def test_a_table_of_items_must_name_one_domain_each(capsys):
     assert "items.csv, line 3: the item 'book1' has a second domain, 'films'" in capsys.readouterr().err
     Path("items.csv").write_text("item,category\nbook1,books\nfilm1,\n")
     assert prepare(*options) == 2
-    assert "items.csv names no domain for the item 'film1' and 1 others, which have 3 events" in capsys.readouterr().err
+    assert "items.csv names no domain for the item 'film1' (2 items with 3 events have none)" in capsys.readouterr().err
     assert prepare(*options, "--drop_incomplete") == 0
     assert [row[1] for row in written()[0]] == ["book1"] * 3
 

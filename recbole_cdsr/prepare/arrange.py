@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,20 +48,24 @@ def arrange(events: Events, rules: Rules) -> tuple[Events, dict[str, int]]:
 
 
 def _one_domain_per_item(events: Events, prefix: bool) -> Events:
-    n_domains = len(events.domains)
-    pairs, item = np.unique(events.item.astype(np.int64) * n_domains + events.domain, return_inverse=True)
-    item_of, domain_of = pairs // n_domains, pairs % n_domains
-    twice = np.flatnonzero(np.diff(item_of) == 0)
     if prefix:
-        names = (events.domains.take(pa.array(domain_of)), events.items.take(pa.array(item_of)))
-        return replace(events, item=item.astype(np.int32), items=pc.binary_join_element_wise(*names, ":"))
-    if len(twice):
-        name = events.items[int(item_of[twice[0]])].as_py()
-        first, second = (events.domains[int(domain_of[place])].as_py() for place in (twice[0], twice[0] + 1))
-        others = len(np.unique(item_of[twice])) - 1
+        n_domains = len(events.domains)
+        item, pairs = pd.factorize(events.item.astype(np.int64) * n_domains + events.domain)
+        domains, items = (
+            events.domains.take(pa.array(pairs % n_domains)),
+            events.items.take(pa.array(pairs // n_domains)),
+        )
+        return replace(events, item=item.astype(np.int32), items=pc.binary_join_element_wise(domains, items, ":"))
+    home = np.zeros(len(events.items), dtype=np.int32)
+    home[events.item] = events.domain
+    elsewhere = events.domain != home[events.item]
+    if elsewhere.any():
+        item, domain = (int(numbers[np.argmax(elsewhere)]) for numbers in (events.item, events.domain))
+        name, first, second = events.items[item], events.domains[domain], events.domains[int(home[item])]
+        n_several = len(np.unique(events.item[elsewhere]))
         raise CDSRError(
-            f"the item '{name}' is in the domains '{first}' and '{second}', and {others:,} other items are in several "
-            f"too; an item has one domain: --prefix_items makes it one item per domain, like '{first}:{name}'"
+            f"the item '{name}' is in the domains '{first}' and '{second}' ({n_several:,} items are in several); an "
+            f"item has one domain: --prefix_items makes it one item per domain, like '{first}:{name}'"
         )
     return events
 
@@ -91,9 +96,9 @@ def _without_repeats(events: Events, repeats: str) -> np.ndarray:
 def _dense(events: Events) -> Events:
     changes = {}
     for numbers, names in (("user", "users"), ("item", "items"), ("domain", "domains")):
-        used, dense = np.unique(getattr(events, numbers), return_inverse=True)
-        changes[numbers] = dense.astype(np.int32)
-        changes[names] = getattr(events, names).take(pa.array(used))
+        used = np.bincount(getattr(events, numbers)) > 0
+        changes[numbers] = (np.cumsum(used, dtype=np.int32) - 1)[getattr(events, numbers)]
+        changes[names] = getattr(events, names).take(pa.array(np.flatnonzero(used)))
     return replace(events, **changes)
 
 

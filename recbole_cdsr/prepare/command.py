@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
     source = importlib.import_module(f"recbole_cdsr.prepare.{'tabular' if name == 'csv' else name}")
     parser = _parser(name)
     source.add_options(parser)
+    _add_rules(parser)
     options = parser.parse_args(arguments[1:])
     options.show_progress = not (options.quiet or options.json)
     try:
@@ -86,6 +87,12 @@ def _parser(source: str) -> argparse.ArgumentParser:
         help="files to read, plain or gzip",
     )
     add("--out", required=True, metavar="DIR", help="folder of the data set, like dataset/my_set")
+    return parser
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    """What every source takes."""
+    add = parser.add_argument
     add("--overwrite", action="store_true", help="replace the data set in --out")
     add("--core", type=_count, default=0, metavar="N", help="least events of an item, and of a user in a domain")
     add("--min_user", type=_count, default=0, metavar="N", help="least events of a user, over all domains")
@@ -108,7 +115,6 @@ def _parser(source: str) -> argparse.ArgumentParser:
     add("--drop_incomplete", action="store_true", help="leave out events without user, item, time or domain")
     add("--quiet", action="store_true", help="print only the table")
     add("--json", action="store_true", help="print only the numbers, for other programs")
-    return parser
 
 
 def _count(text: str) -> int:

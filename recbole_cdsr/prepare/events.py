@@ -174,8 +174,8 @@ class Collector:
         if unknown.any() and not self.drop_incomplete:
             item = events.items[int(events.item[np.argmax(unknown)])].as_py()
             raise CDSRError(
-                f"{table.source} names no domain for the item '{item}' and {(of_item < 0).sum() - 1:,} others, "
-                f"which have {unknown.sum():,} events; add them, or leave such events out by --drop_incomplete"
+                f"{table.source} names no domain for the item '{item}' ({(of_item < 0).sum():,} items with "
+                f"{unknown.sum():,} events have none); add them, or leave such events out by --drop_incomplete"
             )
         self.left_out["item without a domain"] += int(unknown.sum())
         return replace(events, domain=domain, domains=coded.dictionary).take(np.flatnonzero(~unknown))
