@@ -134,6 +134,21 @@ def test_domains_from_files_or_a_table_of_items():
     assert written("other") == (EXPECTED, domains)
 
 
+def test_quotes_may_be_characters_like_any_other():
+    text('user\titem\tts\tcategory\nann\t5" pipe\t1\ta\nann\t"x\t2\ta\n')
+    assert prepare("csv", "--files", "log.csv", *WHOLE, *OUT, "--separator", "\\t", "--no_quotes") == 0
+    assert [row[1] for row in written()[0]] == ['5" pipe', '"x']
+
+
+def test_json_may_hold_numbers_for_names_and_text_for_times():
+    Path("log.jsonl").write_text(
+        '{"user": 7, "item": 12, "ts": "2020-01-01", "category": "a", "more": {"x": [1]}}\n'
+        '{"more": 1.5, "user": 7, "item": 13, "ts": "2020-01-01T00:00:05", "category": "b"}\n'
+    )
+    assert prepare("csv", "--files", "log.jsonl", *WHOLE, *OUT) == 0
+    assert written()[0] == [("7", "12", "0"), ("7", "13", "5")]
+
+
 def test_files_without_a_header_and_broken_lines(capsys):
     frame().to_csv("log.csv", index=False, header=False)
     with open("log.csv", "a") as file:

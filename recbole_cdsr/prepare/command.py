@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     try:
         summary = prepare(source, options, ["recbole-cdsr", "prepare", *arguments])
     except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
+        print("\nstopped; the data set is not written", file=sys.stderr)
         return 130
     if options.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))

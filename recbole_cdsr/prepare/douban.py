@@ -13,7 +13,7 @@ import argparse
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.prepare.events import Fields, Reading
 from recbole_cdsr.prepare.logs import CsvLog
-from recbole_cdsr.prepare.tabular import collect, named_files, skip_option
+from recbole_cdsr.prepare.tabular import collect, named_files, text_options
 from recbole_cdsr.prepare.times import TimeReader
 
 ITEMS = ("movie_id", "book_id", "music_id")
@@ -24,14 +24,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--item", metavar="COLUMN", help=f"column of items (default: the one of {', '.join(ITEMS)})")
     parser.add_argument("--time", default="time", metavar="COLUMN", help="column of times (default: time)")
     parser.add_argument("--columns", nargs="+", metavar="NAME", help="names of the columns of files without a header")
-    skip_option(parser)
+    text_options(parser)
     parser.set_defaults(prefix_items=True)
 
 
 def read(options: argparse.Namespace) -> Reading:
     sources = []
     for path, name in named_files(options.files):
-        log = CsvLog(path, name, "\t", options.columns, options.skip_bad_lines)
+        log = CsvLog(path, name, "\t", options.columns, options.skip_bad_lines, not options.no_quotes)
         item = options.item or next((column for column in log.header() if column in ITEMS), None)
         if item is None:
             raise CDSRError(f"{path} has none of the columns {', '.join(ITEMS)}; name its column of items by --item")

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.prepare.logs import Batch, Log, Progress
+from recbole_cdsr.prepare.logs import Batch, Log
+from recbole_cdsr.prepare.opening import Progress
 from recbole_cdsr.prepare.times import TimeReader, missing
 
 

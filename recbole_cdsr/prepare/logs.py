@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,9 +14,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.prepare.opening import Progress, opened
 
 BLOCK = 8 << 20  # bytes of text parsed at once
 ROWS = 1 << 17  # rows of parquet read at once
@@ -31,22 +28,6 @@ class Batch(NamedTuple):
 
     columns: dict[str, pa.Array]
     first_row: int
-
-
-class Progress:
-    """One bar over the bytes of all files."""
-
-    def __init__(self, paths: list[Path], shown: bool) -> None:
-        self._begin, total = {}, 0
-        for path in paths:
-            self._begin[path] = total
-            total += path.stat().st_size
-        self.bar = tqdm(
-            total=total, desc="read", unit="B", unit_scale=True, leave=False, disable=None if shown else True
-        )
-
-    def reached(self, path: Path, position: int) -> None:
-        self.bar.update(self._begin[path] + position - self.bar.n)
 
 
 class Log:
@@ -89,17 +70,19 @@ class CsvLog(Log):
         separator: str | None = None,
         names: list[str] | None = None,
         skip_bad_lines: bool = False,
+        quotes: bool = True,
     ) -> None:
         super().__init__(path, domain)
         if separator is not None and len(separator) != 1:
             raise CDSRError(f"--separator takes one character, not '{separator}'; convert the file, for example by sed")
         plain = path.with_suffix("") if path.suffix == ".gz" else path
         self.separator = separator or ("\t" if plain.suffix.lower() in TAB_ENDINGS else ",")
-        self.names, self.skip_bad_lines, self._bad = names, skip_bad_lines, None
+        self.names, self.skip_bad_lines, self.quotes = names, skip_bad_lines, quotes
+        self._bad = None
 
     def header(self) -> list[str]:
         with opened(self.path) as (stream, _):
-            first = next(csv.reader(_text(stream), delimiter=self.separator), None)
+            first = next(self._rows(stream), None)
         if first is None:
             raise CDSRError(f"{self.path} is empty; it may have been cut off")
         if self.names is None:
@@ -124,7 +107,10 @@ class CsvLog(Log):
                         use_threads=False, block_size=BLOCK, column_names=names, skip_rows=int(self.names is None)
                     ),
                     pacsv.ParseOptions(
-                        delimiter=self.separator, newlines_in_values=True, invalid_row_handler=self._judge
+                        delimiter=self.separator,
+                        quote_char='"' if self.quotes else False,
+                        newlines_in_values=self.quotes,
+                        invalid_row_handler=self._judge,
                     ),
                     pacsv.ConvertOptions(
                         include_columns=list(wanted),
@@ -139,6 +125,12 @@ class CsvLog(Log):
                     progress.reached(self.path, raw.tell())
             except pa.ArrowInvalid as error:
                 raise CDSRError(self._explain(error)) from None
+
+    def _rows(self, stream: BinaryIO):
+        """Rows as Python reads them: slowly, but with the numbers of lines."""
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        quoting = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
+        return csv.reader(text, delimiter=self.separator, quoting=quoting)
 
     def _judge(self, bad) -> str:
         if self.skip_bad_lines:
@@ -156,16 +148,20 @@ class CsvLog(Log):
             )
         if "UTF8" in str(error):
             return f"{self.path} is not utf-8 text; convert it, for example by iconv -t utf-8"
-        return f"{self.path} cannot be read as csv: {' '.join(str(error).split())[:150]}"
+        reason = " ".join(str(error).split())[:150]
+        return f"{self.path} cannot be read as csv ({reason}); if it quotes nothing, add --no_quotes"
 
     def place(self, row: int) -> str:
         with opened(self.path) as (stream, _):
-            reader = csv.reader(_text(stream), delimiter=self.separator)
-            row += self.names is None
-            for fields in reader:
-                row -= bool(fields)
-                if row < 0:
-                    break
+            reader = self._rows(stream)
+            left = row + (self.names is None)
+            try:
+                for fields in reader:
+                    left -= bool(fields)
+                    if left < 0:
+                        break
+            except csv.Error:  # Python takes no fields of more than 131,072 characters
+                return f"{self.path}, row {row + 1}"
             return f"{self.path}, line {reader.line_num}"
 
 
@@ -173,6 +169,9 @@ class JsonLog(Log):
     """One json object per line."""
 
     def header(self) -> list[str]:
+        return list(self._first())
+
+    def _first(self) -> dict:
         with opened(self.path) as (stream, _):
             line = stream.readline()
         if not line.strip():
@@ -187,11 +186,17 @@ class JsonLog(Log):
                 f"{self.path}, line 1 is not a json object{quotes}; the reader takes one object per line, "
                 f'like {{"name": value, ...}}'
             )
-        return list(first)
+        return first
 
     def batches(self, wanted: dict[str, pa.DataType], progress: Progress) -> Iterator[Batch]:
         self.require(list(wanted))
-        options = pajson.ParseOptions(explicit_schema=pa.schema(wanted), unexpected_field_behavior="ignore")
+        first, types = self._first(), dict(wanted)
+        for name in wanted:  # Arrow takes no number for a text and no text for a number: the first line decides
+            if isinstance(first[name], str):
+                types[name] = pa.string()
+            elif isinstance(first[name], int) and wanted[name] == pa.string():
+                types[name] = pa.int64()
+        options = pajson.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
         row = 0
         with opened(self.path) as (stream, raw):
             for block in _whole_lines(stream):
@@ -245,34 +250,6 @@ class ParquetLog(Log):
 
     def place(self, row: int) -> str:
         return f"{self.path}, row {row + 1}"
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The content of a file, unpacked if it is gzip, and the file on the disk, which tells how far reading has come.
-
-    Raises:
-        CDSRError: if it cannot be read, is cut off, damaged, or an archive of another kind.
-    """
-    try:
-        with open(path, "rb") as raw:
-            magic = raw.peek(4)[:4]
-            if magic[:2] == b"PK":
-                raise CDSRError(f"{path} is a zip archive; unpack it and give the files inside")
-            stream = gzip.GzipFile(fileobj=raw) if magic[:2] == b"\x1f\x8b" else raw
-            yield stream, raw
-    except EOFError:
-        raise CDSRError(f"{path} ends in the middle of its gzip data: it was cut off; fetch it again") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise CDSRError(f"{path} is damaged gzip data ({error}); fetch it again") from None
-    except UnicodeDecodeError:
-        raise CDSRError(f"{path} is not utf-8 text; convert it, for example by iconv -t utf-8") from None
-    except OSError as error:
-        raise CDSRError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _text(stream: BinaryIO) -> io.TextIOWrapper:
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
 
 
 def _whole_lines(stream: BinaryIO) -> Iterator[bytes]:

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.prepare.events import Collector, Fields, ItemDomains, Reading
-from recbole_cdsr.prepare.logs import CsvLog, JsonLog, Log, ParquetLog, Progress
+from recbole_cdsr.prepare.logs import CsvLog, JsonLog, Log, ParquetLog
+from recbole_cdsr.prepare.opening import Progress
 from recbole_cdsr.prepare.times import TICKS, TimeReader, missing
 
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
@@ -31,21 +32,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time_format", metavar="PATTERN", help="how dates are written, like %%d/%%m/%%Y (else ISO 8601)"
     )
-    skip_option(parser)
+    text_options(parser)
 
 
-def skip_option(parser: argparse.ArgumentParser) -> None:
+def text_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip_bad_lines", action="store_true", help="leave out (and count) csv lines with a wrong number of columns"
     )
+    parser.add_argument("--no_quotes", action="store_true", help="quotes are characters like any other")
 
 
 def read(options: argparse.Namespace) -> Reading:
     separator = options.separator and options.separator.replace("\\t", "\t")
-    logs = [
-        open_log(path, name, separator=separator, names=options.columns, skip_bad_lines=options.skip_bad_lines)
-        for path, name in named_files(options.files)
-    ]
+    text = {"separator": separator, "skip_bad_lines": options.skip_bad_lines, "quotes": not options.no_quotes}
+    logs = [open_log(path, name, names=options.columns, **text) for path, name in named_files(options.files)]
     table, in_log = None, options.domain
     if options.items:
         if not options.domain:
