@@ -158,6 +158,10 @@ def test_files_without_a_header_and_broken_lines(capsys):
     assert "log.csv, line 7: 2 columns instead of 5" in capsys.readouterr().err
     assert prepare(*options, "--skip_bad_lines") == 0
     assert written()[0] == EXPECTED and "left out, unreadable line: 1" in capsys.readouterr().out
+    with open("log.csv", "a") as file:
+        file.write("ann,,1600000000,books,5\n")
+    assert prepare(*options, "--skip_bad_lines", "--overwrite") == 2
+    assert "log.csv, line 8: the column 'item' has no value" in capsys.readouterr().err
 
 
 def text(content: str | bytes) -> None:
@@ -203,7 +207,7 @@ def test_bad_files_end_in_one_sentence(content, message, capsys):
     [
         (["amazn"], "did you mean 'amazon'?"),
         (["csv", "--files", "none.csv", *WHOLE, *OUT], "there is no file none.csv"),
-        (["csv", "--files", "log.csv", "log.csv", *WHOLE, *OUT], "given twice"),
+        (["csv", "--files", "log.csv", "dir/../log.csv", *WHOLE, *OUT], "given twice"),
         (["csv", "--files", "log.csv", *OPTIONS, *OUT], "nothing names the domains"),
         (["csv", "--files", "log.csv", *WHOLE, "--out", "dataset/toy"], "free name"),
         (["csv", "--files", "log.csv", *WHOLE, "--out", "log.csv"], "is a file"),
@@ -218,6 +222,7 @@ def test_bad_files_end_in_one_sentence(content, message, capsys):
 )
 def test_mistakes_end_in_one_sentence(arguments, message, capsys):
     save("csv")
+    Path("dir").mkdir()
     assert prepare(*arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and len(error.strip().splitlines()) == 1
@@ -262,6 +267,35 @@ def test_an_existing_data_set_is_replaced_only_on_demand_and_whole(capsys, monke
     assert left == before or "mine.inter" not in left, "never a mixture of two data sets"
     assert prepare(*command, "--overwrite", "--core", "2") == 0
     assert len(written()[0]) == 2 and Path("dataset/mine/notes.txt").read_text() == "mine"
+
+
+KILLED = """
+import os, signal, sys
+from recbole_cdsr import cli, files
+whole, left = os.replace, int(sys.argv[1])
+def replace(*names):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(*names)
+files.os.replace = replace
+cli.main(["prepare", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_a_crash_while_writing_leaves_no_mixture(moment):
+    save("csv")
+    command = ["csv", "--files", "log.csv", *WHOLE, *OUT]
+    assert prepare(*command) == 0
+    before = {path.name: path.read_bytes() for path in Path("dataset/mine").iterdir()}
+    again = [*command, "--overwrite", "--core", "2"]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(moment), *again], capture_output=True)
+    assert done.returncode == -9
+    left = {path.name: path.read_bytes() for path in Path("dataset/mine").iterdir() if path.suffix != ".tmp"}
+    assert left == before or "mine.inter" not in left
+    assert prepare(*again) == 0 and len(written()[0]) == 2
 
 
 def test_large_files_are_read_in_blocks(monkeypatch, capsys):

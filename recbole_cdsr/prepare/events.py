@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -125,9 +126,9 @@ class Collector:
             return
         kept, rows = {name: column.filter(pa.array(keep)) for name, column in columns.items()}, rows[keep]
         self._times.append(self.times.read(kept[fields.time], log, rows))
-        self._users.append(_tokens(log, fields.user, kept).dictionary_encode())
-        self._items.append(_tokens(log, fields.item, kept).dictionary_encode())
-        domain = _tokens(log, fields.domain, kept) if fields.domain else pa.repeat(log.domain or "", len(rows))
+        self._users.append(tokens(log.path, fields.user, kept).dictionary_encode())
+        self._items.append(tokens(log.path, fields.item, kept).dictionary_encode())
+        domain = tokens(log.path, fields.domain, kept) if fields.domain else pa.repeat(log.domain or "", len(rows))
         self._domains.append(domain.dictionary_encode())
 
     def _numbers(self, log: Log, name: str, column: pa.Array, rows: np.ndarray) -> np.ndarray:
@@ -182,7 +183,7 @@ class Collector:
         return replace(events, domain=domain, domains=coded.dictionary).take(np.flatnonzero(~unknown))
 
 
-def _tokens(log: Log, name: str, columns: dict[str, pa.Array]) -> pa.Array:
+def tokens(path: Path, name: str, columns: dict[str, pa.Array]) -> pa.Array:
     """A column as text; whole numbers stored as floats (pandas does so when some are missing) without their '.0'."""
     column = columns[name]
     if pa.types.is_floating(column.type):
@@ -191,7 +192,7 @@ def _tokens(log: Log, name: str, columns: dict[str, pa.Array]) -> pa.Array:
     try:
         return column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise CDSRError(f"{log.path}: the column '{name}' holds {column.type}, not names; choose another") from None
+        raise CDSRError(f"{path}: the column '{name}' holds {column.type}, not names; choose another") from None
 
 
 def _joined(parts: list[pa.DictionaryArray]) -> tuple[np.ndarray, pa.Array]:

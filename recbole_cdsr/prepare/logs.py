@@ -152,12 +152,13 @@ class CsvLog(Log):
         return f"{self.path} cannot be read as csv ({reason}); if it quotes nothing, add --no_quotes"
 
     def place(self, row: int) -> str:
+        n_columns = len(self.header())
         with opened(self.path) as (stream, _):
             reader = self._rows(stream)
             left = row + (self.names is None)
             try:
                 for fields in reader:
-                    left -= bool(fields)
+                    left -= len(fields) == n_columns if self.skip_bad_lines else bool(fields)
                     if left < 0:
                         break
             except csv.Error:  # Python takes no fields of more than 131,072 characters

@@ -89,7 +89,7 @@ def _sentences(summary: dict, tie_seed: int | None) -> list[str]:
         f"({_share(summary['repeats'], total['events'])}), {summary['exact_repeats']:,} at the same time; see --repeats"
     )
     days = ", whole days only" if summary["whole_days"] else ""
-    lines.append(f"time: {summary['first']} to {summary['last']} (read in {summary['time_unit']}{days})")
+    lines.append(f"time: {summary['first']} to {summary['last']} (read as {summary['time_unit']}{days})")
     if len(summary["domains"]) == 1:
         lines.append("there is only one domain: nothing can cross")
     return lines

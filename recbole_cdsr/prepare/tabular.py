@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.prepare.events import Collector, Fields, ItemDomains, Reading
+from recbole_cdsr.prepare.events import Collector, Fields, ItemDomains, Reading, tokens
 from recbole_cdsr.prepare.logs import CsvLog, JsonLog, Log, ParquetLog
 from recbole_cdsr.prepare.opening import Progress
-from recbole_cdsr.prepare.times import TICKS, TimeReader, missing
+from recbole_cdsr.prepare.times import UNITS, TimeReader, missing
 
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--separator", metavar="CHARACTER", help="between columns (default: tab for .tsv, else comma)")
     parser.add_argument("--columns", nargs="+", metavar="NAME", help="names of the columns of files without a header")
-    parser.add_argument("--time_unit", choices=("auto", *TICKS), default="auto", help="unit of times that are numbers")
+    parser.add_argument("--time_unit", choices=("auto", *UNITS), default="auto", help="unit of times that are numbers")
     parser.add_argument(
         "--time_format", metavar="PATTERN", help="how dates are written, like %%d/%%m/%%Y (else ISO 8601)"
     )
@@ -90,7 +90,7 @@ def named_files(texts: list[str]) -> list[tuple[Path, str | None]]:
         path, domain = (Path(rest), name) if equals and not Path(text).exists() else (Path(text), None)
         if not path.is_file():
             raise CDSRError(f"there is no file {path}; check the path given by --files")
-        if any(path == other for other, _ in found):
+        if any(path.samefile(other) for other, _ in found):
             raise CDSRError(f"the file {path} is given twice; give it once")
         found.append((path, domain))
     return found
@@ -117,7 +117,7 @@ def read_item_domains(path: Path, item: str, domain: str, separator: str | None 
         raise CDSRError(f"there is no file {path}")
     log = open_log(path, separator=separator)
     parts = [
-        pa.table({name: column.cast(pa.string()) for name, column in batch.columns.items()})
+        pa.table({name: tokens(path, name, batch.columns) for name in (item, domain)})
         for batch in log.batches({item: pa.string(), domain: pa.string()}, Progress([path], False))
     ]
     table = pa.concat_tables(parts).combine_chunks()

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.prepare.logs import Log
 
-TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second
+UNITS = ("s", "ms", "us", "ns")  # of numbers
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "dates": 10**6}  # per second
 DAY = 86_400
 # Numbers below these are taken for this unit: 1e11 s lies in the year 5138, 1e11 ms in 1973.
 _BELOW = {"s": 1e11, "ms": 1e14, "us": 1e17, "ns": float("inf")}
@@ -20,7 +21,7 @@ class TimeReader:
     """Turns the time columns of all batches into one array.
 
     Args:
-        unit: of numbers: a key of TICKS, or "auto", which goes by their size.
+        unit: of numbers: one of UNITS, or "auto", which goes by their size.
         pattern: how dates are written, in the terms of strftime; None: ISO 8601. Times without a zone are UTC.
     """
 
@@ -69,7 +70,7 @@ class TimeReader:
             CDSRError: if small and large numbers point to different units.
         """
         if self.are_dates:
-            return "us"
+            return "dates"
         if self.unit != "auto":
             return self.unit
         positive = times[times > 0]
@@ -79,11 +80,13 @@ class TimeReader:
         if least != most:
             raise CDSRError(
                 f"the times reach from {positive.min()} to {positive.max()}, which look like different units; "
-                f"say which one holds by --time_unit {'|'.join(TICKS)}"
+                f"say which one holds by --time_unit {'|'.join(UNITS)}"
             )
         return most
 
     def _as_dates(self, column: pa.Array) -> np.ndarray:
+        if pa.types.is_floating(column.type):  # numbers of json, like 20220408
+            column = column.cast(pa.int64(), safe=False)
         text = pd.Series(column.cast(pa.string()).to_pandas())
         dates = pd.to_datetime(text, format=self.pattern or "ISO8601", utc=True, errors="coerce")
         return dates.astype("datetime64[us, UTC]").to_numpy(dtype="datetime64[us]").view(np.int64)
