@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recbole_cdsr import cli, files
+from recbole_cdsr import cli
 from tests.helpers import make_dataset
 
 ROWS = [
@@ -246,56 +246,6 @@ def test_a_table_of_items_must_name_one_domain_each(capsys):
     assert "items.csv names no domain for the item 'film1' (2 items with 3 events have none)" in capsys.readouterr().err
     assert prepare(*options, "--drop_incomplete") == 0
     assert [row[1] for row in written()[0]] == ["book1"] * 3
-
-
-def test_an_existing_data_set_is_replaced_only_on_demand_and_whole(capsys, monkeypatch):
-    save("csv")
-    command = ["csv", "--files", "log.csv", *WHOLE, *OUT]
-    assert prepare(*command) == 0
-    Path("dataset/mine/notes.txt").write_text("mine")
-    before = {path.name: path.read_bytes() for path in Path("dataset/mine").iterdir()}
-    assert prepare(*command) == 2 and "replace it by --overwrite" in capsys.readouterr().err
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full)
-        assert prepare(*command, "--overwrite", "--core", "2") == 2
-    assert "No space left on device; make room" in capsys.readouterr().err
-    left = {path.name: path.read_bytes() for path in Path("dataset/mine").iterdir()}
-    assert left == before or "mine.inter" not in left, "never a mixture of two data sets"
-    assert prepare(*command, "--overwrite", "--core", "2") == 0
-    assert len(written()[0]) == 2 and Path("dataset/mine/notes.txt").read_text() == "mine"
-
-
-KILLED = """
-import os, signal, sys
-from recbole_cdsr import cli, files
-whole, left = os.replace, int(sys.argv[1])
-def replace(*names):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(*names)
-files.os.replace = replace
-cli.main(["prepare", *sys.argv[2:]])
-"""
-
-
-@pytest.mark.parametrize("moment", [1, 2, 3])
-def test_a_crash_while_writing_leaves_no_mixture(moment):
-    save("csv")
-    command = ["csv", "--files", "log.csv", *WHOLE, *OUT]
-    assert prepare(*command) == 0
-    before = {path.name: path.read_bytes() for path in Path("dataset/mine").iterdir()}
-    again = [*command, "--overwrite", "--core", "2"]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(moment), *again], capture_output=True)
-    assert done.returncode == -9
-    left = {path.name: path.read_bytes() for path in Path("dataset/mine").iterdir() if path.suffix != ".tmp"}
-    assert left == before or "mine.inter" not in left
-    assert prepare(*again) == 0 and len(written()[0]) == 2
 
 
 def test_large_files_are_read_in_blocks(monkeypatch, capsys):
