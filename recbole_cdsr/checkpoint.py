@@ -7,7 +7,6 @@ holds only what `torch.load(weights_only=True)` accepts.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import random
 import zipfile
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import replacing
 
 FORMAT = 2
 
@@ -28,15 +28,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         CDSRError: if the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CDSRError(
             f"cannot write {path}: {error.strerror or error}; make room or choose another --run_dir, "
             f"then go on with --resume"

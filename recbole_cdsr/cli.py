@@ -1,4 +1,4 @@
-"""The command line: recbole-cdsr run | evaluate | study. Imports nothing heavy until a command needs it."""
+"""The command line: recbole-cdsr run | evaluate | prepare | study. Imports nothing heavy until a command needs it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ IS_FIRST = os.environ.get("RANK", "0") == "0"
 COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
+    "prepare": "turn raw logs into the files of a data set",
     "study": "write tables and figures about finished or interrupted runs",
 }
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             advice = nearest(argv[0], list(COMMANDS), "run `recbole-cdsr --help` to see all commands")
             raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
-        return {"run": _run, "evaluate": _evaluate, "study": _study}[argv[0]](argv[1:])
+        return {"run": _run, "evaluate": _evaluate, "prepare": _prepare, "study": _study}[argv[0]](argv[1:])
     except CDSRError as error:
         if IS_FIRST if error.told_here is None else error.told_here:
             print(f"error: {error}", file=sys.stderr)
@@ -68,7 +69,8 @@ models (--model):
 
 data sets (--dataset):
 {datasets}
-  any other name NAME is read from dataset/NAME/NAME.inter and NAME.item (--data_path changes dataset/)
+  any other name NAME is read from dataset/NAME/NAME.inter and NAME.item (--data_path changes dataset/);
+  `recbole-cdsr prepare` makes these files from raw logs
 
 keys: any key of RecBole or of this package as --key value or --key=value. They are documented in
   properties/overall.yaml, properties/model/<Model>.yaml and https://recbole.io/docs/user_guide/config_settings.html"""
@@ -142,6 +144,12 @@ def _evaluate(argv: list[str]) -> int:
         }
         print(told[result["reproduced"]], file=sys.stderr)
     return int(result["reproduced"] is False)
+
+
+def _prepare(argv: list[str]) -> int:
+    from recbole_cdsr.prepare import command
+
+    return command.main(argv)
 
 
 def _study(argv: list[str]) -> int:

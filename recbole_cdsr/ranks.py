@@ -7,8 +7,6 @@ are those of RecBole's evaluator; with ties RecBole follows the order in which t
 
 from __future__ import annotations
 
-import os
-import uuid
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +17,7 @@ import numpy as np
 
 from recbole_cdsr.counting import Catalogue, Ranks, count_ranks, count_ranks_tiled
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import replacing
 
 __all__ = ["Catalogue", "RankTable", "Ranks", "count_ranks", "count_ranks_tiled", "metric_keys"]
 
@@ -185,21 +184,15 @@ class RankTable:
     def save(self, path: str | Path) -> None:
         """Writes an .npz without pickles; the file appears complete or not at all."""
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # same folder: os.replace cannot cross disks
         columns = {name: getattr(self, name) for name in _COLUMNS}
         names = np.array(self.domain_names, dtype=str)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with replacing(path) as file:
                 np.savez_compressed(file, format=_FORMAT, domain_names=names, **columns)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
             reason = error.strerror or error
             raise CDSRError(f"cannot write {path}: {reason}; make room or choose another folder") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> RankTable:

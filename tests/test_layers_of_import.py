@@ -14,11 +14,11 @@ PACKAGE = "recbole_cdsr"
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     # Below everything: standard library only.
-    {"__init__", "errors", "paths", "names"},
+    {"__init__", "errors", "paths", "files", "names"},
     # 0. Pure mathematics: torch and numpy only.
     {"layers", "objectives", "balance", "distributed", "counting", "ranks", "checkpoint", "history"},
     # 1. What touches RecBole's configuration and data; report turns numbers into tables, so that runs can print one.
-    {"data", "config", "compat", "report", "protocol", "yaml_values", "run_folder", "environment"},
+    {"data", "prepare", "config", "compat", "report", "protocol", "yaml_values", "run_folder", "environment"},
     # 2.
     {"model"},
     # 3. One trainer and one way to rank for every model.

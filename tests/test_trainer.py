@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from recbole_cdsr import checkpoint, distributed, quick_start
+from recbole_cdsr import checkpoint, distributed, files, quick_start
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.run_folder import BEST, HISTORY, LAST
@@ -174,7 +174,7 @@ def test_an_unwritable_folder_is_told_before_training(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(CDSRError, match="No space left on device; make room"):
         run.trainer.fit(run.train, run.valid)
     assert run.trainer.history == [] and not list(tmp_path.glob(".*pth*")), "no half-written file stays behind"

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import replacing
 
 FIRST_DAY = 1_600_000_000  # seconds; float32 cannot tell seconds apart there, so a wrong cast shows
 
@@ -154,9 +155,5 @@ def _draw_timestamps(rng: np.random.Generator, happened: np.ndarray) -> np.ndarr
 
 def _write(path: Path, header: str, *columns: Iterable[str]) -> None:
     rows = map("\t".join, zip(*columns, strict=True))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(("\n".join([header, *rows]) + "\n").encode())
