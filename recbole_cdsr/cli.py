@@ -1,4 +1,4 @@
-"""The command line: recbole-cdsr run | evaluate | study. Imports nothing heavy until a command needs it."""
+"""The command line, `recbole-cdsr COMMAND`. Imports nothing heavy until a command needs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ IS_FIRST = os.environ.get("RANK", "0") == "0"
 COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
+    "recommend": "recommend items to users of the data set or to anyone with a history",
+    "export": "write the bundle of a run, from which it recommends without the data set",
     "study": "write tables and figures about finished or interrupted runs",
+    "doctor": "tell what of the installed packages is in the way, and how to mend it",
+}
+# Commands with a module of their own: where, and its function.
+ELSEWHERE = {
+    "recommend": ("recbole_cdsr.recommend.command", "recommend"),
+    "export": ("recbole_cdsr.recommend.command", "export"),
+    "doctor": ("recbole_cdsr.doctor", "main"),
 }
 
 
@@ -29,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 on success, 2 for something the user can mend, 1 if `evaluate` does not find the run's numbers again,
-        130 after Ctrl-C.
+        0 on success, 2 for something the user can mend, 1 if `evaluate` does not find the run's numbers again or
+        `doctor` finds that no run can work, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -43,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             advice = nearest(argv[0], list(COMMANDS), "run `recbole-cdsr --help` to see all commands")
             raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
+        if argv[0] in ELSEWHERE:
+            module, function = ELSEWHERE[argv[0]]
+            return getattr(importlib.import_module(module), function)(argv[1:])
         return {"run": _run, "evaluate": _evaluate, "study": _study}[argv[0]](argv[1:])
     except CDSRError as error:
         if IS_FIRST if error.told_here is None else error.told_here:
