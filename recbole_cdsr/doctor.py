@@ -253,9 +253,12 @@ def _verdicts(findings: list[Finding], works: bool, alone: list[Finding], alone_
     lines = [f"recbole-cdsr {'runs' if works else 'cannot run'} here."]
     lines += _listed(findings)
     lines.append(f"RecBole alone (recbole.quick_start) would {'' if alone_works else 'not '}run here.")
-    lines += _listed(alone)
     if works and not alone_works:
-        lines.append("RecBole's models run here all the same: recbole-cdsr run --model SASRec")
+        lines.append(
+            "Its models run all the same: recbole-cdsr run --model SASRec. To run it alone, take an environment"
+        )
+        lines.append("of its own and mend these there:")
+    lines += _listed(alone)
     return lines
 
 

@@ -14,8 +14,6 @@ are read, and that the model's class is looked up by name among those of this pa
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -23,20 +21,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
-from recbole_cdsr import checkpoint
 from recbole_cdsr.config import CDSRConfig, plain, refuse_special_models
 from recbole_cdsr.environment import versions
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.recommend.files import (
+    MANIFEST,
+    read_json,
+    read_manifest,
+    refusing_what_does_not_fit,
+    require_intact,
+    write_json,
+    write_manifest,
+    write_tensors,
+)
 from recbole_cdsr.recommend.histories import Histories
 
 FOLDER = "bundle"  # inside the folder of its run
-FORMAT = 1
-MANIFEST, SETTINGS, NAMES, MODEL, README = "bundle.json", "config.json", "items.json", "model.safetensors", "README.md"
+SETTINGS, NAMES, MODEL, README = "config.json", "items.json", "model.safetensors", "README.md"
 USERS, HISTORIES = "users.json", "histories.safetensors"
 WEIGHT, OTHER = "weight.", "other."  # prefixes of the model's tensors in MODEL
 OF_THE_MACHINE = ("data_path", "checkpoint_dir", "gpu_id", "use_gpu")
@@ -133,16 +138,15 @@ def _write_files(folder: Path, config: CDSRConfig, model: Any, train: Any, readm
         "versions": versions(),
     }
     tokens = {field: list(map(str, train.field2id_token[field])) for field in (train.uid_field, train.iid_field)}
-    _write_json(folder / SETTINGS, settings)
-    _write_json(folder / NAMES, {"items": tokens[train.iid_field], "domains": train.domain_names})
-    _save(folder / MODEL, tensors)
+    write_json(folder / SETTINGS, settings)
+    write_json(folder / NAMES, {"items": tokens[train.iid_field], "domains": train.domain_names})
+    write_tensors(folder / MODEL, tensors)
     if histories:
-        _write_json(folder / USERS, tokens[train.uid_field])
+        write_json(folder / USERS, tokens[train.uid_field])
         time = events.columns[train.time_field]
-        _save(folder / HISTORIES, {"offsets": events.offsets, "items": item.int(), "seconds": time})
+        write_tensors(folder / HISTORIES, {"offsets": events.offsets, "items": item.int(), "seconds": time})
     (folder / README).write_text(readme, encoding="utf-8")
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != README}
-    checkpoint.write_bytes(folder / MANIFEST, _as_json({"library": "recbole-cdsr", "format": FORMAT, "sha256": files}))
+    write_manifest(folder, sorted(path.name for path in folder.iterdir() if path.name != README))
 
 
 def read(folder: Path, device: str = "cpu", model: type | None = None) -> Bundle:
@@ -155,30 +159,27 @@ def read(folder: Path, device: str = "cpu", model: type | None = None) -> Bundle
     Raises:
         CDSRError: if there is no bundle, it is damaged or of a newer format, or its model is not known here.
     """
-    files = _read_manifest(folder)
+    files = read_manifest(folder)
     for name in (SETTINGS, NAMES, MODEL):
-        _require_intact(folder, name, files)
-    try:
-        stored = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        require_intact(folder, name, files)
+    with refusing_what_does_not_fit(folder):
+        stored = read_json(folder / SETTINGS)
+        names = read_json(folder / NAMES)
         settings, tensors = dict(stored["settings"]), load_file(folder / MODEL)
         name, dataset = settings.pop("model"), settings.pop("dataset")
         if model is not None and model.__name__ != name:
             raise CDSRError(f"the bundle {folder} holds a {name}, not a {model.__name__}")
         settings |= _machine(device)
         config = CDSRConfig(model or str(name), str(dataset), config_dict=settings)
+        if config.model != name:
+            raise CDSRError(f"the bundle {folder} names a model {name!r}, which is not known here")
         refuse_special_models(config)
         fields = tuple(config[f"{key}_FIELD"] for key in ("USER_ID", "ITEM_ID", "DOMAIN"))
         sizes = tensors.pop("item_domain"), tensors.pop("popularity"), int(stored["user_num"])
         catalogue = Catalogue(names["items"], names["domains"], *sizes, fields)
         catalogue.check()
         built = _build(config, catalogue, tensors, stored["other_parameter"])
-        origin = stored["time_origin"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
-        if isinstance(error, CDSRError):
-            raise
-        raise CDSRError(f"the bundle {folder} does not fit together ({error}); export the run again") from error
-    return Bundle(folder, config, built, catalogue, origin)
+        return Bundle(folder, config, built, catalogue, stored["time_origin"] + 0.0)
 
 
 def read_histories(bundle: Bundle) -> tuple[list[str], Histories]:
@@ -187,47 +188,20 @@ def read_histories(bundle: Bundle) -> tuple[list[str], Histories]:
     Raises:
         CDSRError: if the bundle came without them, or they are damaged.
     """
-    folder, files = bundle.folder, _read_manifest(bundle.folder)
+    folder, files = bundle.folder, read_manifest(bundle.folder)
     if not {USERS, HISTORIES} <= set(files):
         raise CDSRError(f"the bundle {folder} came without known users; give histories instead")
     for name in (USERS, HISTORIES):
-        _require_intact(folder, name, files)
-    names, stored = json.loads((folder / USERS).read_text(encoding="utf-8")), load_file(folder / HISTORIES)
-    offsets, items, seconds = (stored[name].numpy() for name in ("offsets", "items", "seconds"))
-    fits = len(offsets) == len(names) + 1 and offsets[0] == 0 and (np.diff(offsets) >= 0).all()
-    fits = fits and offsets[-1] == len(items) == len(seconds)
-    if not fits or (len(items) and not 0 < items.min() <= items.max() < bundle.catalogue.item_num):
-        raise CDSRError(f"the bundle {folder} does not fit together (its histories); export the run again")
-    unknown = np.zeros(len(names), dtype=np.int64)
-    return names, Histories(offsets, items.astype(np.int64), seconds + bundle.time_origin, unknown)
-
-
-def _require_intact(folder: Path, name: str, files: dict[str, str]) -> None:
-    """CDSRError unless the file `name` is there as it was written."""
-    path = folder / name
-    if not path.is_file() or files.get(name) != _sha256(path):
-        what = "is damaged or was changed" if path.is_file() else "is missing"
-        raise CDSRError(f"the bundle {folder} cannot be used: {name} {what}; copy it again or export the run again")
-
-
-def _read_manifest(folder: Path) -> dict[str, str]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CDSRError(
-            f"{folder} holds no bundle (there is no {MANIFEST} in it); give a bundle or the folder of a run"
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        library, version, files = manifest["library"], manifest["format"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError):
-        raise CDSRError(
-            f"{path} is damaged or of another program; copy the bundle again or export the run again"
-        ) from None
-    if library != "recbole-cdsr" or not isinstance(version, int) or version < 1:
-        raise CDSRError(f"{path} is not of a bundle that recbole-cdsr wrote; give one that `recbole-cdsr export` made")
-    if version > FORMAT:
-        raise CDSRError(f"{folder} has format {version}, and this version reads up to {FORMAT}; update recbole-cdsr")
-    return files
+        require_intact(folder, name, files)
+    with refusing_what_does_not_fit(folder):
+        names, stored = read_json(folder / USERS), load_file(folder / HISTORIES)
+        offsets, items, seconds = (stored[name].numpy() for name in ("offsets", "items", "seconds"))
+        fits = len(offsets) == len(names) + 1 and offsets[0] == 0 and (np.diff(offsets) >= 0).all()
+        fits = fits and offsets[-1] == len(items) == len(seconds)
+        if not fits or (len(items) and not 0 < items.min() <= items.max() < bundle.catalogue.item_num):
+            raise ValueError("histories that are not of these users and items")
+        unknown = np.zeros(len(names), dtype=np.int64)
+        return names, Histories(offsets, items.astype(np.int64), seconds + bundle.time_origin, unknown)
 
 
 def _build(config: CDSRConfig, catalogue: Catalogue, tensors: dict[str, Tensor], plain_values: dict) -> torch.nn.Module:
@@ -264,24 +238,3 @@ def _machine(device: str) -> dict[str, Any]:
     if kind == "cuda" and not torch.cuda.is_available():
         raise CDSRError("device is cuda, but torch finds no GPU; take cpu")
     return {"use_gpu": kind == "cuda", "gpu_id": number or "0"}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    """safetensors refuses tensors that share memory, as tied weights do: each is copied."""
-    path.write_bytes(save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}))
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_bytes(_as_json(content))
-
-
-def _as_json(content: Any) -> bytes:
-    return (json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -82,6 +82,7 @@ def read_questions(name: str) -> list[dict[str, Any]]:
     except OSError as error:
         raise CDSRError(f"cannot read {name}: {error.strerror or error}") from None
     lines = enumerate(content.split(b"\n"), 1)
+    name = "stdin" if name == "-" else name
     return [_question(line, f"{name}, line {number}") for number, line in lines if line.strip()]
 
 
