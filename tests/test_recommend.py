@@ -189,6 +189,9 @@ def test_histories_come_in_many_forms(alone):
     assert alone.recommend([[("i1", 1), ("i5", 2.5)]]) == expected
     assert alone.recommend([[["i5", 2], ["i1", 1]]]) == expected, "times decide the order"
     assert alone.recommend([[("i1", 1), ("i5", 1)]]) == expected, "equal times keep the order given"
+    mixed = alone.recommend([[("i5", 2), ("i1", 1)], ["i7", "i8", "i2"], []])
+    assert mixed[0].items == expected[0].items, "times decide beside histories without times too"
+    assert mixed[1].items == alone.recommend([["i7", "i8", "i2"]])[0].items
     assert alone.recommend([]) == []
 
 

@@ -56,6 +56,7 @@ class Catalogue:
         item_domain: [V]; popularity: [V] number of training events.
         user_num: known users and padding.
         fields: names of the user, item and domain field.
+        field2seqlen: most events of a list, by the name of the list.
     """
 
     items: list[str]
@@ -64,6 +65,7 @@ class Catalogue:
     popularity: Tensor
     user_num: int
     fields: tuple[str, str, str]
+    field2seqlen: dict[str, int]
 
     @property
     def item_num(self) -> int:
@@ -175,8 +177,9 @@ def read(folder: Path, device: str = "cpu", model: type | None = None) -> Bundle
             raise CDSRError(f"the bundle {folder} names a model {name!r}, which is not known here")
         refuse_special_models(config)
         fields = tuple(config[f"{key}_FIELD"] for key in ("USER_ID", "ITEM_ID", "DOMAIN"))
-        sizes = tensors.pop("item_domain"), tensors.pop("popularity"), int(stored["user_num"])
-        catalogue = Catalogue(names["items"], names["domains"], *sizes, fields)
+        values = tensors.pop("item_domain"), tensors.pop("popularity"), int(stored["user_num"])
+        widths = {name + config["LIST_SUFFIX"]: config["MAX_ITEM_LIST_LENGTH"] for name in fields[1:]}
+        catalogue = Catalogue(names["items"], names["domains"], *values, fields, widths)
         catalogue.check()
         built = _build(config, catalogue, tensors, stored["other_parameter"])
         return Bundle(folder, config, built, catalogue, stored["time_origin"] + 0.0)

@@ -67,20 +67,20 @@ def read_histories(
             times += [time for _, time in pairs]
         else:
             tokens, timed = events, timed and not len(events)
+            times += range(len(events))  # to keep their order below
         if set(map(type, tokens)) - {str}:
             tokens = [token_of(token, f"{where}, event {n}") for n, token in enumerate(tokens)]
         items += [number_of.get(token, 0) for token in tokens]
         lengths.append(len(tokens))
     row = np.repeat(np.arange(len(lengths)), lengths)
-    item, time = np.array(items, dtype=np.int64), np.array(times, dtype=np.float64) if timed else None
-    if time is not None:
-        order = np.lexsort((time, row))
-        item, time = item[order], time[order]
+    item, time = np.array(items, dtype=np.int64), np.array(times, dtype=np.float64)
+    order = np.lexsort((time, row))
+    item, time = item[order], time[order]
     known = item > 0
     counts = np.bincount(row[known], minlength=len(lengths))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     unknown = np.array(lengths, dtype=np.int64) - counts
-    return Histories(offsets, item[known], None if time is None else time[known], unknown)
+    return Histories(offsets, item[known], time[known] if timed else None, unknown)
 
 
 def token_of(value: Any, where: str) -> str:
