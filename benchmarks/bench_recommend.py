@@ -1,11 +1,12 @@
 """Users per second and memory of `Recommender.recommend`, and the time to load a bundle, on synthetic weights.
 
-    OMP_NUM_THREADS=2 python benchmarks/bench_recommend.py [--users 100000] [--items 28000] [--domains 4] [--rounds 3]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/bench_recommend.py [--users 100000] [--items 28000] [--domains 4] [--rounds 3]
 
 The model is AutoCDSR with its shipped sizes and untrained weights: scores cost the same, whatever they say. Histories
 have 21 events in the mean (1 + a geometric number, at most 200), items uniform over the catalogue. Asked are k = 10
 items without those seen, in one domain and among all. Loading is timed in a process of its own: with the imports of
-torch and RecBole, and without. CPU seconds hold on a busy machine, wall seconds do not.
+torch and RecBole, and without. CPU seconds hold on a busy machine, wall seconds do not; the waiting policy keeps
+threads that wait for each other from counting.
 """
 
 from __future__ import annotations

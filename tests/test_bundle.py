@@ -78,9 +78,10 @@ def test_export_writes_the_same_again_and_replaces_bundles_only(finished, copy):
     for out in (None, copy, Path("new/bundle")):
         folder = quick_start.export(finished, out)
         assert (folder / bundle.MODEL).read_bytes() == (finished / "bundle" / bundle.MODEL).read_bytes()
+    assert quick_start.export(finished, copy / ".") == copy
     Path("mine").mkdir()
     Path("mine/letter.txt").write_text("dear")
-    for taken in ("mine", "mine/letter.txt"):
+    for taken in ("mine", "mine/letter.txt", "."):
         with pytest.raises(CDSRError, match="exists and holds no bundle"):
             quick_start.export(finished, taken)
     assert [path.name for path in Path("mine").iterdir()] == ["letter.txt"]

@@ -12,7 +12,7 @@ from recbole_cdsr.recommend import top_items as module
 from recbole_cdsr.recommend.top_items import top_items
 
 
-@given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**16))
+@given(st.integers(0, 30), st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**16))
 def test_tiles_change_nothing(n_items, k, tile, seed):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(4, n_items, generator=generator)

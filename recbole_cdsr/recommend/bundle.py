@@ -111,6 +111,7 @@ def write(folder: Path, config: CDSRConfig, model: torch.nn.Module, train: Any, 
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CDSRError(f"{folder} exists and holds no bundle; choose another folder")
+    folder = folder.absolute()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)

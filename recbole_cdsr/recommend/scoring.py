@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_cdsr import compat
 from recbole_cdsr.data.events import EventStore
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.evaluation import all_scores
@@ -16,7 +17,9 @@ from recbole_cdsr.recommend.bundle import Bundle
 from recbole_cdsr.recommend.histories import Histories
 from recbole_cdsr.recommend.top_items import top_items
 
-from recbole.data.interaction import Interaction  # isort: skip (after what calls compat.apply)
+compat.apply()
+
+from recbole.data.interaction import Interaction  # noqa: E402
 
 USERS = 256  # users scored at once
 MAX_SCORES = 2**26  # (user, item) pairs that a model of RecBole scores at once: 256 MB in float32

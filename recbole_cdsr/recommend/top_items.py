@@ -19,7 +19,7 @@ def top_items(
 
     Args:
         score: (start, stop) -> scores [B, stop - start] of these items, a tensor that may be written to.
-        n_items: candidates in all, 1 or more.
+        n_items: candidates in all.
         k: 1 or more; cut to `n_items`.
         hidden: rows [N] and items [N] of the pairs that must not be recommended.
 
@@ -29,7 +29,8 @@ def top_items(
     Raises:
         CDSRError: if a score is NaN.
     """
-    best: tuple[Tensor, Tensor] | None = None
+    best = score(0, 0)
+    items = torch.zeros_like(best, dtype=torch.int64)
     for start in range(0, n_items, TILE):
         stop = min(start + TILE, n_items)
         scores = score(start, stop)
@@ -37,13 +38,10 @@ def top_items(
             row, item = hidden
             inside = (item >= start) & (item < stop)
             scores[row[inside], item[inside] - start] = -torch.inf
-        value, index = scores.topk(min(k, stop - start), dim=1)
-        index += start
-        if best is not None:
-            value, index = torch.cat([best[0], value], 1), torch.cat([best[1], index], 1)
-            value, order = value.topk(min(k, value.size(1)), dim=1)
-            index = index.gather(1, order)
-        best = value, index
-    if bool(best[0][:, :1].isnan().any()):  # NaN counts as the largest, so the first place shows it
+        found, place = scores.topk(min(k, stop - start), dim=1)
+        best, items = torch.cat([best, found], 1), torch.cat([items, place + start], 1)
+        best, order = best.topk(min(k, best.size(1)), dim=1)
+        items = items.gather(1, order)
+    if bool(best[:, :1].isnan().any()):  # NaN counts as the largest, so the first place shows it
         raise CDSRError("a score is NaN, so nothing can be recommended; the model diverged: train it again")
-    return best
+    return best, items
