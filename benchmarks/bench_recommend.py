@@ -1,6 +1,6 @@
 """Users per second and memory of `Recommender.recommend`, and the time to load a bundle, on synthetic weights.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/bench_recommend.py [--users 100000] [--items 28000] [--domains 4] [--rounds 3]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/bench_recommend.py [--users 100000] [--items 28000] [--rounds 3]
 
 The model is AutoCDSR with its shipped sizes and untrained weights: scores cost the same, whatever they say. Histories
 have 21 events in the mean (1 + a geometric number, at most 200), items uniform over the catalogue. Asked are k = 10
