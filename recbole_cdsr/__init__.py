@@ -3,11 +3,12 @@
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "run"]
+_HOME = {"evaluate": "quick_start", "load": "quick_start", "run": "quick_start", "Recommender": "recommend.recommender"}
+__all__ = ["Recommender", "evaluate", "load", "run"]
 
 
 def __getattr__(name: str):
-    """`run`, `evaluate` and `load`, imported when they are first asked for: the command line's help needs no torch."""
-    if name in __all__:
-        return getattr(importlib.import_module("recbole_cdsr.quick_start"), name)
+    """What `__all__` names, imported when it is first asked for: the command line's help needs no torch."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"recbole_cdsr.{_HOME[name]}"), name)
     raise AttributeError(f"module 'recbole_cdsr' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""The command line: recbole-cdsr run | evaluate | prepare | study. Imports nothing heavy until a command needs it."""
+"""The command line, `recbole-cdsr COMMAND`. Imports nothing heavy until a command needs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
     "prepare": "turn raw logs into the files of a data set",
+    "recommend": "recommend items to users of the data set or to anyone with a history",
+    "export": "write the bundle of a run, from which it recommends without the data set",
     "study": "write tables and figures about finished or interrupted runs",
+    "doctor": "tell what of the installed packages is in the way, and how to mend it",
+}
+# Commands with a module of their own: where, and its function.
+ELSEWHERE = {
+    "prepare": ("recbole_cdsr.prepare.command", "main"),
+    "recommend": ("recbole_cdsr.recommend.command", "recommend"),
+    "export": ("recbole_cdsr.recommend.command", "export"),
+    "doctor": ("recbole_cdsr.doctor", "main"),
 }
 
 
@@ -30,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 on success, 2 for something the user can mend, 1 if `evaluate` does not find the run's numbers again,
-        130 after Ctrl-C.
+        0 on success, 2 for something the user can mend, 1 if `evaluate` does not find the run's numbers again or
+        `doctor` finds that no run can work, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -44,7 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             advice = nearest(argv[0], list(COMMANDS), "run `recbole-cdsr --help` to see all commands")
             raise CDSRError(f"there is no command '{argv[0]}'; {advice}")
-        return {"run": _run, "evaluate": _evaluate, "prepare": _prepare, "study": _study}[argv[0]](argv[1:])
+        if argv[0] in ELSEWHERE:
+            module, function = ELSEWHERE[argv[0]]
+            return getattr(importlib.import_module(module), function)(argv[1:])
+        return {"run": _run, "evaluate": _evaluate, "study": _study}[argv[0]](argv[1:])
     except CDSRError as error:
         if IS_FIRST if error.told_here is None else error.told_here:
             print(f"error: {error}", file=sys.stderr)
@@ -144,12 +157,6 @@ def _evaluate(argv: list[str]) -> int:
         }
         print(told[result["reproduced"]], file=sys.stderr)
     return int(result["reproduced"] is False)
-
-
-def _prepare(argv: list[str]) -> int:
-    from recbole_cdsr.prepare import command
-
-    return command.main(argv)
 
 
 def _study(argv: list[str]) -> int:

@@ -18,13 +18,14 @@ import yaml
 
 from recbole_cdsr import compat, distributed
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.names import model_name, nearest, normalise, own_models, recbole_dir, recbole_models
+from recbole_cdsr.names import NOT_OFFERED, model_name, nearest, normalise, own_models, recbole_dir, recbole_models
 from recbole_cdsr.paths import properties_dir
 from recbole_cdsr.protocol import check_settings
 from recbole_cdsr.yaml_values import SafeLoader, merged, one_line, plain_value, read_yaml
 
 compat.apply()
 
+import recbole.trainer  # noqa: E402
 import torch  # noqa: E402
 from recbole.config import Config  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
@@ -203,3 +204,17 @@ def plain(config: CDSRConfig) -> dict[str, Any]:
     if (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values["train_neg_sample_args"] = None
     return {"model": config.model, "dataset": config.dataset, **copy.deepcopy(values)}
+
+
+def refuse_special_models(config: CDSRConfig) -> None:
+    """CDSRError for models of RecBole that need more than events, or a training procedure of their own."""
+    theirs = config.model_class.__module__.startswith("recbole.model")
+    kinds = (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)
+    own_trainer = theirs and hasattr(recbole.trainer, f"{config.model}Trainer")
+    reason = NOT_OFFERED.get(config.model) if theirs else None
+    if config["MODEL_TYPE"] not in kinds or own_trainer:
+        reason = reason or "trains in a way of its own"
+    if reason:
+        raise CDSRError(f"{config.model} is not offered: it {reason}; choose a model listed by `recbole-cdsr --help`")
+    if theirs and config["layout"] == "sequence":
+        raise CDSRError(f"{config.model} predicts one target per row; leave the key 'layout' at prefix")

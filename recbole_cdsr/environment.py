@@ -34,8 +34,13 @@ def environment(config, command: str | None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {"recbole_cdsr": recbole_cdsr.__version__, **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package and of those that results depend on."""
+    return {"recbole_cdsr": recbole_cdsr.__version__, **{name: _version(name) for name in PACKAGES}}
 
 
 def commit() -> str | None:

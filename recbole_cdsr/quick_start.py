@@ -1,7 +1,8 @@
-"""run(), evaluate(), load(): from names and settings to a folder with everything about one run.
+"""run(), evaluate(), load(), export(): from names and settings to a folder with everything about one run.
 
 A run folder holds config.yaml (all settings), environment.json (command, commit, versions), run.log, tensorboard/,
-history.csv (one line per epoch), checkpoint.pth and best.pth, ranks.npz (the rank of every test event) and result.json.
+history.csv (one line per epoch), checkpoint.pth and best.pth, ranks.npz (the rank of every test event), result.json,
+and bundle/, from which the model recommends without the data set.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cdsr import checkpoint, compat, distributed
-from recbole_cdsr.config import CDSRConfig
+from recbole_cdsr.config import CDSRConfig, refuse_special_models
 from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.loaders import RowDataLoader, make_loaders
 from recbole_cdsr.data.sources import ensure_built_in
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.names import NOT_OFFERED
 from recbole_cdsr.ranks import RankTable
+from recbole_cdsr.recommend import bundle
+from recbole_cdsr.recommend.model_card import model_card
 from recbole_cdsr.report import result_dict, table
 from recbole_cdsr.run_folder import BEST, ENVIRONMENT, LAST, RANKS, RESULT, as_json, config_of, free_folder, open_folder
 from recbole_cdsr.trainer import MGDATrainer
@@ -27,8 +29,7 @@ from recbole_cdsr.yaml_values import merged
 
 compat.apply()
 
-import recbole.trainer  # noqa: E402
-from recbole.utils import ModelType, init_seed  # noqa: E402
+from recbole.utils import init_seed  # noqa: E402
 
 logger = logging.getLogger()
 
@@ -119,7 +120,7 @@ def prepare(config: CDSRConfig) -> tuple[CDSRDataset, tuple]:
     Raises:
         CDSRError: if the data cannot be used, or the model needs what this package does not feed.
     """
-    _refuse_special_models(config)
+    refuse_special_models(config)
     with distributed.first_alone():
         ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
     init_seed(config["seed"], config["reproducibility"])
@@ -183,6 +184,45 @@ def evaluate(run_dir: str | Path, config_dict: dict[str, Any] | None = None) -> 
     return result
 
 
+def export(
+    run_dir: str | Path,
+    out: str | Path | None = None,
+    histories: bool = True,
+    config_dict: dict[str, Any] | None = None,
+) -> Path:
+    """Writes the bundle of a run, finished or interrupted, with its best weights so far.
+
+    Args:
+        out: folder of the bundle; `bundle/` in the folder of the run by default.
+        histories: whether the users of the data set and their events go along.
+        config_dict: as in `load`.
+
+    Returns:
+        the folder.
+
+    Raises:
+        CDSRError: if the run cannot be loaded, or no bundle can hold its model.
+    """
+    built = load(run_dir, config_dict)
+    folder = Path(out) if out else Path(run_dir) / bundle.FOLDER
+    bundle.write(folder, built.config, built.model, built.train.dataset, _model_card(built, Path(run_dir)), histories)
+    return folder
+
+
+def _model_card(built: Run, folder: Path) -> str:
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if (folder / RESULT).is_file() else None
+    return model_card(built.config, built.train.dataset, result)
+
+
+def _write_bundle(built: Run, folder: Path) -> None:
+    """The bundle of a finished run; a model that none can hold is no reason to fail."""
+    try:
+        card = _model_card(built, folder)
+        bundle.write(folder / bundle.FOLDER, built.config, built.model, built.train.dataset, card, histories=True)
+    except CDSRError as error:
+        logger.warning("no bundle was written: %s", error)
+
+
 def _train(built: Run, folder: Path, resume: bool) -> dict[str, Any]:
     _describe(built)
     if resume and (folder / BEST).is_file() and not (folder / LAST).is_file():
@@ -199,6 +239,7 @@ def _train(built: Run, folder: Path, resume: bool) -> dict[str, Any]:
     if distributed.rank() == 0:
         ranks.save(folder / RANKS)
         checkpoint.write_bytes(folder / RESULT, as_json(result))
+        _write_bundle(built, folder)
     return result
 
 
@@ -239,17 +280,3 @@ def _describe(built: Run) -> None:
     logger.info("%s: %d parameters on %s, layout %s", config.model, count, config["device"], config["layout"])
     rows = [len(loader.dataset) for loader in (built.train, built.valid, built.test)]
     logger.info("targets: %d to train on, %d to validate, %d to test", *rows)
-
-
-def _refuse_special_models(config: CDSRConfig) -> None:
-    """Models of RecBole that need more than events, or a training procedure of their own."""
-    theirs = config.model_class.__module__.startswith("recbole.model")
-    kinds = (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)
-    own_trainer = theirs and hasattr(recbole.trainer, f"{config.model}Trainer")
-    reason = NOT_OFFERED.get(config.model) if theirs else None
-    if config["MODEL_TYPE"] not in kinds or own_trainer:
-        reason = reason or "trains in a way of its own"
-    if reason:
-        raise CDSRError(f"{config.model} is not offered: it {reason}; choose a model listed by `recbole-cdsr --help`")
-    if theirs and config["layout"] == "sequence":
-        raise CDSRError(f"{config.model} predicts one target per row; leave the key 'layout' at prefix")

@@ -69,7 +69,7 @@ def test_a_run_leaves_one_folder_with_everything_and_can_be_evaluated():
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.yaml", "environment.json", "run.log", "tensorboard", "history.csv", "checkpoint.pth", "best.pth",
-        "ranks.npz", "result.json", "transfer.csv",
+        "ranks.npz", "result.json", "transfer.csv", "bundle",
     }  # fmt: skip
     result = json.loads((folder / "result.json").read_text())
     assert "run --dataset toy" in result["environment"]["command"]

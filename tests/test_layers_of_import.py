@@ -26,7 +26,7 @@ LAYERS = [
     # 4. What a script calls.
     {"quick_start", "compare", "recommend"},
     # 5. What a person calls.
-    {"tune", "plots", "study", "cli", "__main__"},
+    {"tune", "plots", "study", "doctor", "cli", "__main__"},
 ]
 LAYER_OF = {name: level - 1 for level, names in enumerate(LAYERS) for name in names}
 # Libraries that a layer's modules may import at all; None: any.

@@ -45,6 +45,7 @@ class CDSRDataset(SequentialDataset):
         shown_domain: [V] the same, but wrong where `label_noise` says so; models read these, in rows and lists.
         domain_names: C names, "[PAD]" first.
         tie_share: share of neighbouring events of a user with equal times.
+        time_origin: raw time of second 0.
 
     Raises:
         CDSRError: for input that cannot be used; one sentence with file, line or key.
@@ -169,6 +170,7 @@ class CDSRDataset(SequentialDataset):
     def _change_feat_format(self) -> None:
         self._drop_unused_col()
         time = self.inter_feat[self.time_field].to_numpy()
+        self.time_origin = time.min().item()
         seconds = (time - time.min()).astype(np.float64)
         Dataset._change_feat_format(self)
         columns = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
