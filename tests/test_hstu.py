@@ -28,7 +28,7 @@ class FakeDataset(test_autocdsr.FakeDataset):
 def make_model(spread: float | None = None, **keys) -> HSTU:
     torch.manual_seed(0)
     own = read_yaml(properties_dir() / "model" / "HSTU.yaml")
-    small = {"hidden_size": 16, "query_key_size": 6, "value_size": 5, "n_negatives": 16, "objectives": ["rec"]}
+    small = {"hidden_size": 16, "query_key_size": 6, "value_size": 5, "n_negatives": 16, "objectives": None}
     model = HSTU(test_autocdsr.make_config(**{**own, **small, **keys}), FakeDataset())
     if spread is not None:  # weights far from their start, so that every part has its say
         for parameter in model.parameters():
