@@ -46,10 +46,10 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
 
 def _rank_rows(model, loader: RowDataLoader, device: torch.device, show_progress: bool) -> Ranks:
     dataset = loader.dataset
-    catalogue = Catalogue(dataset.item_domain)
+    catalogue = Catalogue(dataset.true_domain)
     rows = tqdm(loader, desc="evaluate", leave=False, disable=None if show_progress else True)
     item = dataset.inter_feat[dataset.iid_field]
-    domain = dataset.item_domain[item]
+    domain = dataset.true_domain[item]
     if isinstance(model, CDSRRecommender):
         states = torch.cat([model.user_state(batch.to(device)) for batch in rows])
         states, table = model.comparable(states, model.item_table())
@@ -96,7 +96,7 @@ def _table(dataset, ranks: Ranks) -> RankTable:
     return RankTable(
         user=tokens[dataset.uid_field][rows[dataset.uid_field].numpy()].astype(str),
         item=tokens[dataset.iid_field][rows[dataset.iid_field].numpy()].astype(str),
-        domain=dataset.item_domain[rows[dataset.iid_field]].numpy(),
+        domain=dataset.true_domain[rows[dataset.iid_field]].numpy(),
         domain_names=np.array(dataset.domain_names),
         **described,
         **ranks._asdict(),

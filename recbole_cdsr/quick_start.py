@@ -285,8 +285,8 @@ def _describe(built: Run) -> None:
     """Says in a few lines what the data and the model are."""
     data, config = built.train.dataset, built.config
     n_domains = len(data.domain_names)
-    events = data.item_domain[data.events.columns[data.iid_field]].bincount(minlength=n_domains).tolist()
-    items = data.item_domain.bincount(minlength=n_domains).tolist()
+    events = data.true_domain[data.events.columns[data.iid_field]].bincount(minlength=n_domains).tolist()
+    items = data.true_domain.bincount(minlength=n_domains).tolist()
     users, catalogue, tied = data.user_num - 1, data.item_num - 1, 100 * data.tie_share
     logger.info("%s: %d users, %d items, %d events", config["dataset"], users, catalogue, len(data.events))
     logger.info("%.1f %% of neighbouring events share a time and keep the order of the file", tied)

@@ -51,13 +51,13 @@ def test_models_see_wrong_labels_and_nothing_else_changes():
     _, right = make_dataset("noisy")
     _, wrong = make_dataset("noisy", label_noise=0.4)
     for old, new in zip(right.build(), wrong.build(), strict=True):
-        assert torch.equal(old.item_domain, new.item_domain)
-        assert (old.shown_domain != new.shown_domain).sum() == round(0.4 * 30)
+        assert torch.equal(old.true_domain, new.true_domain)
+        assert (old.item_domain != new.item_domain).sum() == round(0.4 * 30)
         for name, values in old.describe_rows().items():
             assert torch.equal(values, new.describe_rows()[name]), name
         rows = new[torch.arange(len(new.inter_feat))]
-        assert torch.equal(rows["domain_id_list"], new.shown_domain[rows["item_id_list"]])
-        assert torch.equal(rows["domain_id"], new.shown_domain[rows["item_id"]])
+        assert torch.equal(rows["domain_id_list"], new.item_domain[rows["item_id_list"]])
+        assert torch.equal(rows["domain_id"], new.item_domain[rows["item_id"]])
 
 
 def test_ranks_are_counted_by_right_labels():

@@ -41,8 +41,8 @@ class CDSRDataset(SequentialDataset):
 
     Attributes (after `build`):
         events: EventStore of all events.
-        item_domain: [V] domain of each item, 0 for padding; results are by these.
-        shown_domain: [V] the same, but wrong where `label_noise` says so; models read these, in rows and lists.
+        item_domain: [V] domain of each item, 0 for padding, as models see it; wrong where `label_noise` says so.
+        true_domain: [V] the same without noise; results are by these.
         domain_names: C names, "[PAD]" first.
         tie_share: share of neighbouring events of a user with equal times.
         time_origin: raw time of second 0.
@@ -174,12 +174,12 @@ class CDSRDataset(SequentialDataset):
         seconds = (time - time.min()).astype(np.float64)
         Dataset._change_feat_format(self)
         columns = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
-        self.item_domain = self.item_feat[self.domain_field]
+        self.true_domain = self.item_feat[self.domain_field]
         self.domain_names = [str(name) for name in self.field2id_token[self.domain_field]]
         noise = self.config["label_noise"], self.config["seed"]
-        self.shown_domain = wrong_labels(self.item_domain, len(self.domain_names), *noise)
-        self.item_feat.update(Interaction({self.domain_field: self.shown_domain}))
-        columns[self.domain_field] = self.shown_domain[columns[self.iid_field]]
+        self.item_domain = wrong_labels(self.true_domain, len(self.domain_names), *noise)
+        self.item_feat.update(Interaction({self.domain_field: self.item_domain}))
+        columns[self.domain_field] = self.item_domain[columns[self.iid_field]]
         columns[self.time_field] = torch.from_numpy(seconds)
         self.events = EventStore.from_columns(self.inter_feat[self.uid_field], self.user_num, columns)
         self.inter_feat.update(Interaction({self.domain_field: columns[self.domain_field]}))
@@ -258,7 +258,7 @@ class CDSRDataset(SequentialDataset):
     def digest(self) -> str:
         """A hash of everything that training sees: events, domains and the names behind the numbers."""
         digest = hashlib.sha256(json.dumps(self.domain_names).encode())
-        for values in (self.events.offsets, *self.events.columns.values(), self.item_domain):
+        for values in (self.events.offsets, *self.events.columns.values(), self.true_domain):
             digest.update(values.numpy().tobytes())
         for field in (self.uid_field, self.iid_field):
             digest.update("\n".join(map(str, self.field2id_token[field])).encode())
@@ -271,7 +271,7 @@ class CDSRDataset(SequentialDataset):
             history_length, domain_history_length and switch (the target's domain is not the last event's), each [rows].
         """
         event = self.inter_feat[EVENT_FIELD]
-        domain = self.item_domain[self.events.columns[self.iid_field]]
+        domain = self.true_domain[self.events.columns[self.iid_field]]
         return {
             "history_length": event - self.events.offsets[self.inter_feat[self.uid_field]],
             "domain_history_length": self.events.count_before(domain)[event],

@@ -80,7 +80,7 @@ class CDSRRecommender(SequentialRecommender):
         self.objectives = self._read_objectives(config)
         if "rec_per_domain" in self.objectives:
             self.domain_names = dataset.domain_names
-            self.register_buffer("item_domain", dataset.shown_domain, persistent=False)
+            self.register_buffer("item_domain", dataset.item_domain, persistent=False)
         self.initializer_range = read_number(config, "initializer_range", 0, ends="()")
         if self.loss_type == "cosine":
             self.temperature = read_number(config, "temperature", 0, ends="()")
