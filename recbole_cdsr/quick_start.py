@@ -139,6 +139,11 @@ def build(config: CDSRConfig, data: tuple[CDSRDataset, tuple], folder: Path) -> 
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise CDSRError(f"{config.model} cannot be built with these data and keys ({what})") from error
+    if getattr(model, "needs_target_domain", False) and config["valid_candidates"] == "all":
+        raise CDSRError(
+            f"{config.model} is given the domain of the item to predict, which ranks among all items must not know; "
+            f"leave the key 'valid_candidates' at domain"
+        )
     trainer = MGDATrainer(config, model)
     trainer.data_digest = loaders[0].dataset.digest()
     return Run(config, dataset, model, trainer, *loaders)
@@ -212,6 +217,7 @@ def _result(built: Run, part: str, ranks: RankTable) -> dict[str, Any]:
         "layout": config["layout"],
         "seed": config["seed"],
         "target_domain_was_input": bool(getattr(built.model, "needs_target_domain", False)),
+        "target_time_was_input": bool(getattr(built.model, "needs_target_time", False)),
         "best_epoch": trainer.best_epoch,
         "epochs": len(trainer.history),
         "valid_score": float(trainer.best_valid_score) if trainer.best_valid_result else None,
@@ -220,8 +226,18 @@ def _result(built: Run, part: str, ranks: RankTable) -> dict[str, Any]:
         **result_dict(ranks, config["metrics"], config["topk"]),
         "run_dir": config["checkpoint_dir"],
         "environment": json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None,
-        "table": table(ranks, config["metrics"], config["topk"]),
+        "table": "\n".join([table(ranks, config["metrics"], config["topk"]), *_given(built.model)]),
     }
+
+
+def _given(model) -> list[str]:
+    """What stands below the table of a model that was told something about its targets."""
+    lines = []
+    if getattr(model, "needs_target_domain", False):
+        lines.append("The target's domain was input: do not compare the ranks among all items with other models'.")
+    if getattr(model, "needs_target_time", False):
+        lines.append("The target's time was input: compare with models that were given it too.")
+    return lines
 
 
 def _describe(built: Run) -> None:

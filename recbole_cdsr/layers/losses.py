@@ -9,6 +9,8 @@ probabilities of all targets ever exist at once; the idea is that of the fused l
 correction, the positive does not, and negatives that hit the positive are left out, so that the partition function
 is estimated without bias. It tends to the full softmax over items 1 .. V-1 as the negatives grow.
 
+``sampled_cosine_loss`` is HSTU's: cosines, and negatives of its own for each target.
+
 The caller drops padding positions first: ``states[valid]``.
 """
 
@@ -19,6 +21,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 # Logits made at once on CPU: as many as stay in a core's cache. Against one piece with autograd, forward and backward,
 # D 64, one thread: 2.0 times faster at 1,683 items, 2.0 at 20,000, 1.9 at 100,000; 32 to 128 rows run alike.
@@ -26,6 +29,8 @@ LOGITS_PER_CHUNK = 2**17
 LOGITS_PER_CHUNK_ON_ACCELERATOR = 2**26  # 256 MiB: fewer, larger kernels
 # With fewer rows the products with a large table get slow; 64 rows of a million items take 256 MB.
 MIN_CHUNK_ROWS = 64
+# Numbers in the vectors of negatives that are gathered at once where each target has its own: 64 MiB.
+GATHERED_PER_CHUNK = 2**24
 
 SAMPLERS = ("uniform", "log_uniform")
 
@@ -67,6 +72,73 @@ def sampled_softmax_loss(
     negative = negative.masked_fill(targets[:, None] == negatives, -math.inf)
     partition = torch.logsumexp(torch.cat([positive[:, None], negative], dim=1), dim=1)
     return (partition - positive).sum() / max(targets.numel(), 1)
+
+
+def sampled_cosine_loss(
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    log_expected: Tensor | None = None,
+) -> Tensor:
+    """Mean sampled softmax loss of ``targets`` [N] on cosine / temperature; ``negatives`` [N, n], see NegativeSampler.
+
+    Negatives that hit the positive are left out. log_expected [N]: log of how often the draw takes each of its items on
+    average, subtracted from negatives (log-Q), so that the loss tends to the full softmax as n grows; None: as drawn.
+    At most max(n * D, GATHERED_PER_CHUNK) numbers of negatives' vectors exist at once, in the backward pass too.
+    """
+    states, table = F.normalize(states, dim=-1) / temperature, F.normalize(table, dim=-1)
+    if log_expected is None:
+        log_expected = states.new_zeros(len(targets))
+    rows = max(1, GATHERED_PER_CHUNK // max(1, negatives.size(1) * table.size(1)))
+    parts = [x.split(rows) for x in (states, targets, negatives, log_expected)]
+    if len(targets) <= rows:
+        total = _sampled_loss_sum(table, states, targets, negatives, log_expected)
+    else:  # gathered again in the backward pass
+        total = sum(
+            checkpoint(_sampled_loss_sum, table, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(*parts, strict=True)
+        )
+    return total / max(targets.numel(), 1)
+
+
+def _sampled_loss_sum(table: Tensor, states: Tensor, targets: Tensor, negatives: Tensor, log_expected: Tensor):
+    positive = (states * F.embedding(targets, table)).sum(-1, keepdim=True).float()
+    negative = torch.bmm(F.embedding(negatives, table), states.unsqueeze(2)).squeeze(2).float()
+    negative = negative - log_expected.unsqueeze(1)
+    negative = negative.masked_fill(negatives == targets.unsqueeze(1), -math.inf)
+    return (torch.logsumexp(torch.cat([positive, negative], dim=1), dim=1) - positive.squeeze(1)).sum()
+
+
+class NegativeSampler(torch.nn.Module):
+    """Draws items uniformly and with replacement for each target: of the catalogue, or of the target's domain.
+
+    Args:
+        item_domain: domain of each item [V], 0 for the padding item 0, which is never drawn.
+        within_domain: whether negatives come from the target's domain only.
+    """
+
+    def __init__(self, item_domain: Tensor, within_domain: bool):
+        super().__init__()
+        pool = item_domain if within_domain else (item_domain > 0).long()
+        count = torch.bincount(pool)
+        for name, values in {
+            "pool": pool,
+            "items": pool.argsort(stable=True),  # those of each pool stand together
+            "first": count.cumsum(0) - count,
+            "count": count,
+        }.items():
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, targets: Tensor, n_negatives: int) -> tuple[Tensor, Tensor]:
+        """Items [N, n] for targets [N], and the log of how often each item of the pool is drawn on average, [N]."""
+        pool = self.pool[targets]
+        count = self.count[pool]
+        # In float64: a float32 in [0, 1) cannot tell more than 2**24 items apart, and rounds up to 1.
+        place = torch.rand(len(targets), n_negatives, device=targets.device, dtype=torch.float64) * count.unsqueeze(1)
+        items = self.items[self.first[pool].unsqueeze(1) + place.long()]
+        return items, math.log(n_negatives) - count.float().log()
 
 
 def draw_negatives(count: int, n_items: int, sampler: str, device: torch.device) -> tuple[Tensor, Tensor]:

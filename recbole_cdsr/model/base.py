@@ -62,7 +62,9 @@ class CDSRRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
-    needs_target_domain = False  # True for a model that may see the target's domain when it scores
+    needs_target_domain = False  # True for a model that sees the target's domain when it scores; results say so
+    needs_target_time = False  # True for a model that sees the target's time when it scores; results say so
+    loss_types: tuple[str, ...] = LOSS_TYPES  # what the key loss_type may be
 
     other_objectives: tuple[str, ...] = ()  # losses that a model offers beside recommendation
 
@@ -74,7 +76,7 @@ class CDSRRecommender(SequentialRecommender):
         self.DOMAIN_SEQ = self.DOMAIN_ID + config["LIST_SUFFIX"]
         self.n_domains = dataset.num(self.DOMAIN_ID)
         self.layout = read_choice(config, "layout", LAYOUTS)
-        self.loss_type = read_choice(config, "loss_type", LOSS_TYPES)
+        self.loss_type = read_choice(config, "loss_type", self.loss_types)
         self.objectives = self._read_objectives(config)
         if "rec_per_domain" in self.objectives:
             self.domain_names = dataset.domain_names
@@ -136,11 +138,16 @@ class CDSRRecommender(SequentialRecommender):
 
         ``sequence``: each event's target is the next one, and item_id follows the last. ``prefix``: item_id only.
         """
-        items, last = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].unsqueeze(1) - 1
-        position = torch.arange(items.size(1), device=items.device)
-        following = F.pad(items[:, 1:], (0, 1))
-        targets = torch.where(position == last, interaction[self.ITEM_ID].unsqueeze(1), following)
-        return targets, position == last if self.layout == "prefix" else position <= last
+        last = interaction[self.ITEM_SEQ_LEN].unsqueeze(1) - 1
+        position = torch.arange(interaction[self.ITEM_SEQ].size(1), device=last.device)
+        wanted = position == last if self.layout == "prefix" else position <= last
+        return self.following(interaction, self.ITEM_SEQ, self.ITEM_ID), wanted
+
+    def following(self, interaction: Any, list_field: str, field: str) -> Tensor:
+        """What each position is followed by, [B, L]: the next value of the list, after the last the target's own."""
+        values, last = interaction[list_field], interaction[self.ITEM_SEQ_LEN].unsqueeze(1) - 1
+        position = torch.arange(values.size(1), device=values.device)
+        return torch.where(position == last, interaction[field].unsqueeze(1), F.pad(values[:, 1:], (0, 1)))
 
     def item_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Mean loss over the catalogue by ``loss_type``; states [N, D] and targets [N] without padding."""
@@ -188,7 +195,7 @@ class CDSRRecommender(SequentialRecommender):
 
     def comparable(self, state: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """States and item vectors whose dot product is the score that ``loss_type`` trains."""
-        if self.loss_type != "cosine":
+        if self.loss_type not in ("cosine", "sampled_cosine"):
             return state, table
         return F.normalize(state, dim=-1) / self.temperature, F.normalize(table, dim=-1)
 
