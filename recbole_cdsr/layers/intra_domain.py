@@ -1,9 +1,9 @@
 """Attention inside each domain of a history: an event sees the events of its own domain up to itself.
 
 Pairs fall from n (n + 1) / 2 to the sum of n_d (n_d + 1) / 2 over domains, but a mask on the interleaved sequence saves
-nothing: no tile of it is empty. So the events are sorted by domain inside each user (stable: time order stays), each run
-of a user and a domain becomes a segment of its own, attention is causal inside a segment, and the result is sorted
-back. Original positions and times go along for the bias. TAPE-DDSR-HSTU (https://arxiv.org/abs/2508.20945) masks
+nothing: no tile of it is empty. So the events are sorted by domain inside each user (stable: time order stays), what a
+user has in a domain becomes a segment of its own, attention is causal inside a segment, and the result is sorted back.
+Original positions and times go along for the bias. TAPE-DDSR-HSTU (https://arxiv.org/abs/2508.20945) masks
 attention so; the sort and the tiles are ours. With score_ij = <q_i, k_j> + bias_ij as in ``layers.hstu``:
 
     silu:    o_i = sum_j SiLU(score_ij) v_j / n, HSTU's
@@ -11,6 +11,8 @@ attention so; the sort and the tiles are ours. With score_ij = <q_i, k_j> + bias
 
 Scores are made in tiles, and made again in the backward pass: no tensor of the size of the pairs is kept but the time
 buckets, one byte per pair for all heads and layers, and these only up to ``MAX_STORED_BUCKETS`` for each group.
+
+Short histories take the masked form of HSTU's attention, where kernels for each group cost more than they save.
 """
 
 from __future__ import annotations
@@ -21,18 +23,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_cdsr.layers.hstu import RelativeBias, distance, look_up, time_bucket
+from recbole_cdsr.layers import hstu
+from recbole_cdsr.layers.hstu import Attention, RelativeBias, distance, look_up, time_bucket
 
 KINDS = ("silu", "softmax")
 
-# Longest padded history that takes the masked form.
-MASKED_MAX_LENGTH = 64
+# Longest padded history that takes the masked form of SiLU attention. Time of the masked form and of segments, against
+# HSTU's attention over all events (CPU, one thread, 2,000 events, forward and backward, two heads of 32):
+#   L                                      30          50          100         128         160
+#   masked                                 1.0         1.0         1.1-1.2     1.0-1.1     0.9-1.0
+#   segments, 2 to 20 domains of a size    1.5-4.4     1.2-1.7     0.7-1.1     0.6-1.1     0.5-0.8
+#   segments, 80 % in one domain           1.7-2.0     1.5-1.6     1.1-1.2     1.05        0.9
+MASKED_MAX_LENGTH = 128
 # Segments of a group differ in length by at most this factor, so that little of a group is padding; those up to
 # SHORTEST share a group, where padding is cheaper than kernels of their own.
 MAX_RATIO = 1.5
 SHORTEST = 8
-TILE_ROWS = 256
-TILE = 2**17  # scores of all heads that are made at once
+# Rows of a tile, and scores of all heads that are made at once: what a core's cache holds, or fewer and larger kernels.
+TILE_ROWS = 64
+TILE = 2**17
+TILE_ON_ACCELERATOR = 2**25
 MAX_STORED_BUCKETS = 2**26
 _HIDDEN = -30000.0  # added to a score, vanishes in the softmax
 
@@ -40,21 +50,21 @@ _HIDDEN = -30000.0  # added to a score, vanishes in the softmax
 class Group:
     """Segments of similar length, padded on the right to L events.
 
-    positions [S, L] int32; query_times and key_times [S, L] seconds, or None where time does not count; mask [S, L, L]
-    of ones and zeros, or None for causal attention.
+    positions [S, L] int32; query_times and key_times [S, L] seconds, or None where time does not count.
     """
 
-    def __init__(self, positions: Tensor, query_times: Tensor | None, key_times: Tensor | None, mask: Tensor | None):
-        self.positions, self.query_times, self.key_times, self.mask = positions, query_times, key_times, mask
+    def __init__(self, positions: Tensor, query_times: Tensor | None, key_times: Tensor | None):
+        self.positions, self.query_times, self.key_times = positions, query_times, key_times
         self.stored = None
         if query_times is not None and query_times.numel() * query_times.size(1) <= MAX_STORED_BUCKETS:
             self.stored = time_bucket(query_times, key_times)
 
     def tiles(self, n_heads: int) -> Iterator[Tile]:
         segments, length = self.positions.shape
+        budget = TILE if self.positions.device.type == "cpu" else TILE_ON_ACCELERATOR
         for top in range(0, length, TILE_ROWS):
             rows = slice(top, min(top + TILE_ROWS, length))
-            step = max(1, TILE // (n_heads * (rows.stop - top) * rows.stop))
+            step = max(1, budget // (n_heads * (rows.stop - top) * rows.stop))
             for first in range(0, segments, step):
                 yield Tile(self, slice(first, min(first + step, segments)), rows)
 
@@ -78,43 +88,31 @@ class Tile:
         return time_bucket(group.query_times[self.segments, self.rows], group.key_times[self.segments, self.keys])
 
     def clear(self, weights: Tensor) -> Tensor:
-        """Zero in place of the weights [s, H, T, K] of keys that a query may not see, in place."""
-        if self.group.mask is None:
-            return weights.tril_(self.rows.start)
-        return weights.mul_(self.group.mask[self.segments, None, self.rows, self.keys])
+        """Zero for the weights [s, H, T, K] of later keys, in place."""
+        return weights.tril_(self.rows.start)
 
     def hide(self, scores: Tensor) -> Tensor:
-        """The scores [s, H, T, K] of those keys lowered out of a softmax, in place."""
-        if self.group.mask is None:
-            return scores.add_(torch.full_like(scores[0, 0], _HIDDEN).triu_(self.rows.start + 1))
-        return scores.add_((1.0 - self.group.mask[self.segments, None, self.rows, self.keys]) * _HIDDEN)
+        """The scores [s, H, T, K] of later keys lowered out of a softmax, in place."""
+        return scores.add_(torch.full_like(scores[0, 0], _HIDDEN).triu_(self.rows.start + 1))
 
 
 class DomainSegments:
     """Where the events of a batch go for attention inside domains.
 
     domains: [B, L] integers, 0 for padding on the right. query_time, key_time: [B, L] seconds, float64, or None where
-    time does not count. n_heads: H. masked: the masked form instead of segments; by default for short histories.
+    time does not count. n_heads: H.
 
     An event of a head goes to a slot; the slots of each group are [S, H, L], one group after the other.
     """
 
-    def __init__(
-        self,
-        domains: Tensor,
-        query_time: Tensor | None,
-        key_time: Tensor | None,
-        n_heads: int,
-        masked: bool | None = None,
-    ):
+    def __init__(self, domains: Tensor, query_time: Tensor | None, key_time: Tensor | None, n_heads: int):
         self.shape, self.n_heads = domains.shape, n_heads
         self.groups: list[Group] = []
         sources: list[Tensor] = []  # [S, L] of each group: event in the flattened batch
         real: list[Tensor] = []  # [S, L]: not padding
-        masked = domains.size(1) <= MASKED_MAX_LENGTH if masked is None else masked
-        for source, valid, mask in _masked_group(domains) if masked else _sorted_groups(domains):
+        for source, valid in _groups(domains):
             times = (None if t is None else t.flatten()[source] for t in (query_time, key_time))
-            self.groups.append(Group((source % self.shape[1]).int(), *times, mask))
+            self.groups.append(Group((source % self.shape[1]).int(), *times))
             sources.append(source)
             real.append(valid)
         self._index(sources, real)
@@ -153,14 +151,8 @@ class DomainSegments:
         return slots.index_select(0, self.slot).view(*self.shape, self.n_heads, -1).transpose(1, 2)
 
 
-def _masked_group(domains: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """A segment for each user: events [B, L], which are real, and the mask [B, L, L]."""
-    mask = (domains.unsqueeze(2) == domains.unsqueeze(1)).float().tril_()
-    yield torch.arange(domains.numel(), device=domains.device).view(domains.shape), domains > 0, mask
-
-
-def _sorted_groups(domains: Tensor) -> Iterator[tuple[Tensor, Tensor, None]]:
-    """A segment for each user and domain, longest first: events [S, L], which are real, and no mask."""
+def _groups(domains: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """A segment for each user and domain, longest first: the events [S, L] of each group, and which are real."""
     n_domains = int(domains.max()) + 1
     user = torch.arange(len(domains), device=domains.device).unsqueeze(1)
     segment = (user * n_domains + domains).flatten()
@@ -178,11 +170,40 @@ def _sorted_groups(domains: Tensor) -> Iterator[tuple[Tensor, Tensor, None]]:
         column = torch.arange(lengths[first], device=domains.device)
         count = counts[chosen].unsqueeze(1)
         # A padded slot repeats the segment's last event, behind every query that counts.
-        yield order[starts[chosen].unsqueeze(1) + torch.minimum(column, count - 1)], column < count, None
+        yield order[starts[chosen].unsqueeze(1) + torch.minimum(column, count - 1)], column < count
         first = last
 
 
-class IntraDomainAttention:
+def intra_domain_attention(
+    domains: Tensor,
+    query_time: Tensor | None,
+    key_time: Tensor | None,
+    n_heads: int,
+    divisor: float,
+    kind: str = "silu",
+) -> Attention:
+    """Attention inside domains for the layers of one batch, in the form that is faster; arguments as below."""
+    if kind == "silu" and domains.size(1) <= MASKED_MAX_LENGTH:
+        return MaskedAttention(domains, query_time, key_time, divisor)
+    return SegmentedAttention(DomainSegments(domains, query_time, key_time, n_heads), divisor, kind)
+
+
+class MaskedAttention(hstu.CausalAttention):
+    """SiLU attention of all pairs, of which those inside a domain are kept; domains [B, L], 0 for padding."""
+
+    def __init__(self, domains: Tensor, query_time: Tensor | None, key_time: Tensor | None, divisor: float):
+        super().__init__(torch.arange(domains.size(1), device=domains.device)[None], query_time, key_time, divisor)
+        key = domains.float().unsqueeze(1)
+        query = key.masked_fill(key == 0, -1).transpose(1, 2)
+        # Ones and zeros, compared right into floats: several times faster on CPU than a mask of truth values.
+        same = torch.eq(query, key, out=key.new_empty(*domains.shape, domains.size(1)))
+        self.may_attend = same.tril_().unsqueeze(1)  # [B, 1, L, L]
+
+    def hide(self, values: Tensor, tile: hstu.Tile) -> Tensor:
+        return values.mul_(self.may_attend[:, :, tile.rows, tile.keys])
+
+
+class SegmentedAttention:
     """Attention of each event to those of its domain up to itself; made once per batch, shared by all layers.
 
     segments: the plan. divisor: n of SiLU attention. kind: one of ``KINDS``. Differentiable once.
@@ -207,7 +228,7 @@ class IntraDomainAttention:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, of_position, of_time, plan: IntraDomainAttention) -> Tensor:
+    def forward(ctx, query, key, value, of_position, of_time, plan: SegmentedAttention) -> Tensor:
         segments = plan.segments
         result = segments.zeros(value)
         parts = [segments.scatter(x) for x in (query, key, value)] + [segments.split(result)]
