@@ -12,9 +12,9 @@ from recbole_cdsr.quick_start import run
 
 KEYS = {
     "show_progress": False, "epochs": 40, "stopping_step": 40, "train_batch_size": 1024, "learning_rate": 0.01,
-    "hidden_size": 32, "inner_size": 64, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.0,
-    "MAX_ITEM_LIST_LENGTH": 20, "objective_weighting": "none",
+    "hidden_size": 32, "hidden_dropout_prob": 0.1, "MAX_ITEM_LIST_LENGTH": 20,
 }  # fmt: skip
+TRANSFORMER = {"inner_size": 64, "attn_dropout_prob": 0.0, "objective_weighting": "none"}
 
 
 def keep_domain(source: str, target: str, domain: str) -> None:
@@ -47,9 +47,10 @@ MASKED = {"train_batch_size": 4096, "learning_rate": 0.003, "epochs": 300, "stop
 @pytest.mark.parametrize(
     ("model", "keys"),
     [
-        ("AutoCDSR", {"backbone": "sasrec"}),
-        pytest.param("AutoCDSR", {"backbone": "bert4rec", **MASKED}, marks=pytest.mark.slow),
-        ("AutoCDSR+", {}),
+        ("AutoCDSR", {"backbone": "sasrec", **TRANSFORMER}),
+        pytest.param("AutoCDSR", {"backbone": "bert4rec", **TRANSFORMER, **MASKED}, marks=pytest.mark.slow),
+        ("AutoCDSR+", TRANSFORMER),
+        ("HSTU", {}),
     ],
 )
 def test_the_planted_rule_is_learned_across_domains_only(model, keys):

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from recbole_cdsr.layers import losses
-from recbole_cdsr.layers.losses import cosine_softmax_loss, draw_negatives, full_softmax_loss, sampled_softmax_loss
+from recbole_cdsr.layers.losses import (
+    NegativeSampler,
+    cosine_softmax_loss,
+    draw_negatives,
+    full_softmax_loss,
+    sampled_cosine_loss,
+    sampled_softmax_loss,
+)
 
 
 def make(n: int = 37, n_items: int = 50, width: int = 8, dtype=torch.float32) -> list[torch.Tensor]:
@@ -95,3 +102,57 @@ def test_negatives_follow_their_stated_distribution(sampler):
 def test_an_unknown_sampler_is_named():
     with pytest.raises(ValueError, match="'zipf'.*uniform, log_uniform"):
         draw_negatives(3, 20, "zipf", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 37])
+@pytest.mark.parametrize("with_log_q", [True, False])
+def test_sampled_cosine_loss_is_the_formula_whatever_the_chunk(monkeypatch, rows, with_log_q):
+    monkeypatch.setattr(losses, "GATHERED_PER_CHUNK", rows * 6 * 8)
+    states, table, _, targets = make(dtype=torch.float64)
+    negatives = torch.randint(1, 50, (37, 6))
+    negatives[:9, 0] = targets[:9]
+    log_expected = torch.randn(37) if with_log_q else None
+    loss = sampled_cosine_loss(states, table, targets, negatives, 0.1, log_expected)
+
+    expected = torch.zeros(())
+    for n in range(37):
+        cosines = F.cosine_similarity(states[n], table, dim=-1) / 0.1
+        kept = negatives[n][negatives[n] != targets[n]]
+        addend = log_expected[n] if with_log_q else 0.0
+        logits = torch.cat([cosines[targets[n]][None], cosines[kept] - addend])
+        expected = expected + (torch.logsumexp(logits, 0) - logits[0]) / 37
+    torch.testing.assert_close(loss.double(), expected.double(), atol=1e-6, rtol=0)
+    for ours, theirs in zip(*(torch.autograd.grad(x, [states, table]) for x in (loss, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_with_log_q_the_sampled_cosine_loss_tends_to_the_full_softmax_over_real_items():
+    states, table, _, targets = make()
+    sampler = NegativeSampler(torch.tensor([0] + [1] * 49), within_domain=False)
+    negatives, log_expected = sampler(targets, 20_000)
+    sampled = sampled_cosine_loss(states, table, targets, negatives, 0.5, log_expected)
+    full = cosine_softmax_loss(states, table[1:], targets - 1, 0.5)
+    torch.testing.assert_close(sampled, full, atol=0.01, rtol=0)
+    ours, theirs = (torch.autograd.grad(x, table, retain_graph=True)[0] for x in (sampled, full))
+    torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
+
+
+def test_without_targets_or_other_items_the_sampled_cosine_loss_is_zero():
+    states, table, _, targets = make(n_items=2)
+    negatives = torch.ones(37, 4, dtype=torch.long)  # item 1 is the only item: every negative collides
+    assert sampled_cosine_loss(states, table, targets, negatives, 0.1) == 0.0
+    assert sampled_cosine_loss(states[:0], table, targets[:0], negatives[:0], 0.1) == 0.0
+
+
+@pytest.mark.parametrize("within_domain", [True, False])
+def test_every_target_has_negatives_of_its_own_uniform_over_its_pool(within_domain):
+    torch.manual_seed(2)
+    item_domain = torch.tensor([0, 2, 1, 1, 2, 3, 1, 2])  # domain 3 has one item only
+    targets = torch.tensor([2, 1, 5])
+    negatives, log_expected = NegativeSampler(item_domain, within_domain)(targets, 30_000)
+    assert not torch.equal(negatives[0], negatives[1])
+    for target, drawn, expected in zip(targets, negatives, log_expected, strict=True):
+        pool = item_domain == item_domain[target] if within_domain else item_domain > 0
+        frequency = torch.bincount(drawn, minlength=8) / 30_000
+        torch.testing.assert_close(frequency, pool / pool.sum(), atol=0.02, rtol=0)
+        torch.testing.assert_close(expected.exp(), 30_000 / pool.sum())

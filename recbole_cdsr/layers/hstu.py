@@ -28,8 +28,12 @@ from torch import Tensor, nn
 
 from recbole_cdsr.layers.attention import dropout
 
-# Rows of scores made at once; each tile stops at its own diagonal.
-TILE_ROWS = 256
+# Rows of scores made at once; each tile stops at its own diagonal. Measured on CPU with one thread, 2,000 events per
+# batch, H 2, d 32, forward and backward; time against autograd on one [B, H, L, L] piece (64 rows / 256 rows):
+#   L       50           100          200          1,000        4,000
+#           1.1 / 1.2    0.7 / 1.1    0.6 / 1.1    0.4 / 0.5    0.2 / 0.3
+TILE_ROWS = 64
+TILE_ROWS_ON_ACCELERATOR = 256  # fewer, larger kernels
 TIME_BUCKETS = 129
 BUCKET_WIDTH = 0.301  # of the natural logarithm of seconds; the paper's code means log10(2) by it
 
@@ -105,9 +109,10 @@ class CausalAttention:
     def __init__(self, position: Tensor, query_time: Tensor | None, key_time: Tensor | None, divisor: float):
         self.position, self.divisor = position, divisor
         self.tiles = []
-        length = position.size(-1)
-        for start in range(0, length, TILE_ROWS):
-            rows, keys = slice(start, min(start + TILE_ROWS, length)), slice(0, min(start + TILE_ROWS, length))
+        length, rows_of_tile = position.size(-1), TILE_ROWS if position.is_cpu else TILE_ROWS_ON_ACCELERATOR
+        for start in range(0, length, rows_of_tile):
+            stop = min(start + rows_of_tile, length)
+            rows, keys = slice(start, stop), slice(0, stop)
             bucket = None if query_time is None else time_bucket(query_time[:, rows], key_time[:, keys])
             self.tiles.append(Tile(rows, keys, bucket))
 
@@ -133,7 +138,7 @@ class CausalAttention:
 
 
 class _TiledAttention(torch.autograd.Function):
-    """Everything of one tile is freed before the next: memory B * H * TILE_ROWS * L, in both passes."""
+    """Scores of one tile are freed before the next: B * H * L of them for each of its rows, in both passes."""
 
     @staticmethod
     def forward(ctx, query, key, value, of_position, of_time, plan: CausalAttention) -> Tensor:

@@ -111,9 +111,6 @@ class HSTU(CDSRRecommender):
         log_expected = log_expected if self.log_q else None
         return sampled_cosine_loss(states, self.item_table(), targets, negatives, self.temperature, log_expected)
 
-    def shared_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.parameters() if p is not self.item_embedding.weight]
-
     def _init_embeddings(self) -> None:
         std = self.initializer_range
         nn.init.trunc_normal_(self.item_embedding.weight, std=std, a=-2 * std, b=2 * std)
