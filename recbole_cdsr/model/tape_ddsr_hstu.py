@@ -3,8 +3,8 @@
 "Efficient Large-Scale Cross-Domain Sequential Recommendation with Dynamic State Representations", Loureiro et al.,
 https://arxiv.org/abs/2508.20945. No code was released. Confirmed from the paper: TAPE (``layers.tape``) and that
 attention is masked to the own domain (``layers.intra_domain``). DDSR it describes in words only: what stands in
-``layers.domain_states`` is our rebuild, in three variants. Ours too are the initial values of TAPE, its causal form, and
-that a read of states starts at zero. The blocks, the loss and the rest of the input are those of ``model.hstu``.
+``layers.domain_states`` is our rebuild, in three variants. Ours too are the initial values of TAPE, its causal form,
+and that a read of states starts at zero. The blocks, the loss and the rest of the input are those of ``model.hstu``.
 
 The model may know the domain of the event to predict (the user opened Books; rank books): with ``tape: next``, with
 ``ddsr: target`` or with ``target_domain_input``. Queries of states then know it too, and ranks among all items mean
@@ -25,6 +25,7 @@ from recbole_cdsr.layers.intra_domain import KINDS, intra_domain_attention
 from recbole_cdsr.layers.tape import TAPES, DomainTransition
 from recbole_cdsr.model.base import read_choice
 from recbole_cdsr.model.hstu import HSTU
+from recbole_cdsr.model.tape_ddsr_state import UserHistory
 
 
 class TAPEDDSRHSTU(HSTU):
@@ -52,7 +53,7 @@ class TAPEDDSRHSTU(HSTU):
         self.reads = nn.ModuleList(read(*sizes) for _ in range(count))  # after each layer, or the one after the last
 
     def encode(self, interaction: Any) -> Tensor:
-        """States of the history, [B, L, D]: that at t depends on events up to t, and on the domain of t + 1 if known."""
+        """States of the history, [B, L, D]: each depends on events up to its own, and may on the domain of the next."""
         states, attention = self.embed(interaction), self.attention(interaction)
         if not self.reads:
             return self.encoder(states, attention)
@@ -78,3 +79,17 @@ class TAPEDDSRHSTU(HSTU):
         times = self.times(interaction)
         kind, n = self.attention_kind, self.max_seq_length
         return intra_domain_attention(interaction[self.DOMAIN_SEQ], *times, self.n_heads, n, kind)
+
+    # One event at a time, for serving: the same numbers as the methods above, at the cost of one event.
+
+    def start(self) -> UserHistory:
+        """A user without events; the model must be in eval mode, and its weights must stay as they are."""
+        return UserHistory(self)
+
+    def append(self, user: UserHistory, item: int, domain: int, time: float) -> None:
+        """Adds an event to the end of the user's history, in place; see ``UserHistory``."""
+        user.append(item, domain, time)
+
+    def score(self, user: UserHistory, target_domain: int | None = None) -> Tensor:
+        """Scores [V] of all items after the user's last event; ``target_domain`` where the model needs it."""
+        return self.score_items(user.state(target_domain).unsqueeze(0)).squeeze(0)
