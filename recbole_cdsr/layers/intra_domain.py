@@ -47,33 +47,16 @@ MAX_STORED_BUCKETS = 2**26
 _HIDDEN = -30000.0  # added to a score, vanishes in the softmax
 
 
-class Group:
-    """Segments of similar length, padded on the right to L events.
-
-    positions [S, L] int32; query_times and key_times [S, L] seconds, or None where time does not count.
-    """
-
-    def __init__(self, positions: Tensor, query_times: Tensor | None, key_times: Tensor | None):
-        self.positions, self.query_times, self.key_times = positions, query_times, key_times
-        self.stored = None
-        if query_times is not None and query_times.numel() * query_times.size(1) <= MAX_STORED_BUCKETS:
-            self.stored = time_bucket(query_times, key_times)
-
-    def tiles(self, n_heads: int) -> Iterator[Tile]:
-        segments, length = self.positions.shape
-        budget = TILE if self.positions.device.type == "cpu" else TILE_ON_ACCELERATOR
-        for top in range(0, length, TILE_ROWS):
-            rows = slice(top, min(top + TILE_ROWS, length))
-            step = max(1, budget // (n_heads * (rows.stop - top) * rows.stop))
-            for first in range(0, segments, step):
-                yield Tile(self, slice(first, min(first + step, segments)), rows)
-
-
 class Tile:
-    """Rows of some segments of a group, with the keys that they may see."""
+    """Queries ``rows`` of some segments of a group, with all keys up to the last of them."""
 
     def __init__(self, group: Group, segments: slice, rows: slice):
         self.group, self.segments, self.rows, self.keys = group, segments, rows, slice(0, rows.stop)
+        self.stored: Tensor | None = None
+
+    def store(self) -> None:
+        """Keeps the buckets for the layers and passes to come."""
+        self.stored = self.bucket()
 
     def distance(self, max_length: int) -> Tensor:
         """Index into the weights of positions, int32 [s, T, K]."""
@@ -82,10 +65,10 @@ class Tile:
 
     def bucket(self) -> Tensor:
         """Index into the weights of times, uint8 [s, T, K]."""
-        group = self.group
-        if group.stored is not None:
-            return group.stored[self.segments, self.rows, self.keys]
-        return time_bucket(group.query_times[self.segments, self.rows], group.key_times[self.segments, self.keys])
+        if self.stored is not None:
+            return self.stored
+        query_times, key_times = self.group.query_times[self.segments], self.group.key_times[self.segments]
+        return time_bucket(query_times[:, self.rows], key_times[:, self.keys])
 
     def clear(self, weights: Tensor) -> Tensor:
         """Zero for the weights [s, H, T, K] of later keys, in place."""
@@ -94,6 +77,27 @@ class Tile:
     def hide(self, scores: Tensor) -> Tensor:
         """The scores [s, H, T, K] of later keys lowered out of a softmax, in place."""
         return scores.add_(torch.full_like(scores[0, 0], _HIDDEN).triu_(self.rows.start + 1))
+
+
+class Group:
+    """Segments of similar length, padded on the right to L events, and their tiles.
+
+    positions [S, L] int32; query_times and key_times [S, L] seconds, or None where time does not count.
+    """
+
+    def __init__(self, positions: Tensor, query_times: Tensor | None, key_times: Tensor | None, n_heads: int):
+        self.positions, self.query_times, self.key_times = positions, query_times, key_times
+        segments, length = positions.shape
+        budget = TILE if positions.device.type == "cpu" else TILE_ON_ACCELERATOR
+        self.tiles: list[Tile] = []
+        for top in range(0, length, TILE_ROWS):
+            rows = slice(top, min(top + TILE_ROWS, length))
+            step = max(1, budget // (n_heads * (rows.stop - top) * rows.stop))
+            for first in range(0, segments, step):
+                self.tiles.append(Tile(self, slice(first, min(first + step, segments)), rows))
+        if query_times is not None and positions.numel() * length <= MAX_STORED_BUCKETS:
+            for tile in self.tiles:
+                tile.store()
 
 
 class DomainSegments:
@@ -112,7 +116,7 @@ class DomainSegments:
         real: list[Tensor] = []  # [S, L]: not padding
         for source, valid in _groups(domains):
             times = (None if t is None else t.flatten()[source] for t in (query_time, key_time))
-            self.groups.append(Group((source % self.shape[1]).int(), *times))
+            self.groups.append(Group((source % self.shape[1]).int(), *times, n_heads))
             sources.append(source)
             real.append(valid)
         self._index(sources, real)
@@ -233,7 +237,7 @@ class _Attention(torch.autograd.Function):
         result = segments.zeros(value)
         parts = [segments.scatter(x) for x in (query, key, value)] + [segments.split(result)]
         for group, *slots in zip(segments.groups, *parts, strict=True):
-            for tile in group.tiles(segments.n_heads):
+            for tile in group.tiles:
                 q, k, v, out = (part[tile.segments] for part in slots)
                 scores = plan.scores(q, k, of_position, of_time, tile)
                 if plan.kind == "silu":
@@ -257,7 +261,7 @@ class _Attention(torch.autograd.Function):
         parts = [segments.scatter(x) for x in (query, key, value)]
         parts += [segments.split(x) for x in (upstream, *results)]
         for group, *slots in zip(segments.groups, *parts, strict=True):
-            for tile in group.tiles(segments.n_heads):
+            for tile in group.tiles:
                 q, k, *others = (part[tile.segments] for part in slots)
                 scores = plan.scores(q, k, of_position, of_time, tile)
                 to_bias = _add_gradients(plan.kind, tile, scores, q, k, *others).sum(1).flatten()
