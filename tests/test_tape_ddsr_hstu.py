@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -250,3 +252,26 @@ def test_every_parameter_gets_a_gradient(tape, ddsr):
 def test_a_wrong_value_names_its_key_and_choices(key, value, hint):
     with pytest.raises(CDSRError, match=hint):
         make_model(**{key: value})
+
+
+@pytest.mark.slow
+@every_kind
+def test_a_step_on_long_histories_fits_in_memory(kind):
+    """8 histories of 8,192 events: the scores of one layer and head alone would take 2 GB."""
+    length = 8192
+    model = make_model(spread=None, MAX_ITEM_LIST_LENGTH=length, hidden_size=64, query_key_size=32, value_size=32,
+                       attention=kind)  # fmt: skip
+    batch = make_batch(rows=8, length=length, full=True)
+    before = peak_mb(reset=True)
+    model.train().calculate_loss(batch).backward()
+    assert peak_mb() - before < 2500
+
+
+def peak_mb(reset: bool = False) -> float:
+    """The most memory that this process has held, in MB; ``reset`` forgets what was before now."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peaks can be read on Linux only")
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

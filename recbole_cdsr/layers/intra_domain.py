@@ -132,10 +132,6 @@ class DomainSegments:
         self.slot[self.source[kept]] = kept.nonzero().squeeze(1)
         self.real = kept.unsqueeze(1)
 
-    def scatter(self, values: Tensor) -> list[Tensor]:
-        """[B, H, L, W] to the slots of each group, [S, H, L, W]."""
-        return self.split(self.slots(values))
-
     def slots(self, values: Tensor) -> Tensor:
         """[B, H, L, W] to slots [P, W]; a padded slot repeats an event."""
         return values.transpose(1, 2).reshape(-1, values.size(-1)).index_select(0, self.source)
@@ -235,7 +231,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, query, key, value, of_position, of_time, plan: SegmentedAttention) -> Tensor:
         segments = plan.segments
         result = segments.zeros(value)
-        parts = [segments.scatter(x) for x in (query, key, value)] + [segments.split(result)]
+        inputs = [segments.slots(x) for x in (query, key, value)]
+        parts = [segments.split(x) for x in (*inputs, result)]
         for group, *slots in zip(segments.groups, *parts, strict=True):
             for tile in group.tiles:
                 q, k, v, out = (part[tile.segments] for part in slots)
@@ -246,20 +243,19 @@ class _Attention(torch.autograd.Function):
                     weights = torch.softmax(tile.hide(scores), dim=-1)
                 out[:, :, tile.rows] = torch.matmul(weights, v[:, :, tile.keys])
         ctx.plan = plan
-        ctx.save_for_backward(query, key, value, of_position, of_time)
+        ctx.save_for_backward(*inputs, of_position, of_time)
         return segments.gather(result.div_(plan.divisor))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor):
-        query, key, value, of_position, of_time = ctx.saved_tensors
+        *inputs, of_position, of_time = ctx.saved_tensors
         plan, segments = ctx.plan, ctx.plan.segments
         # Masked, since padded slots repeat events.
         upstream = segments.slots(upstream).mul_(segments.real).div_(plan.divisor)
-        results = [segments.zeros(x) for x in (query, key, value)]
+        results = [segments.zeros(x) for x in inputs]
         to_position, to_time = torch.zeros_like(of_position), None if of_time is None else torch.zeros_like(of_time)
-        parts = [segments.scatter(x) for x in (query, key, value)]
-        parts += [segments.split(x) for x in (upstream, *results)]
+        parts = [segments.split(x) for x in (*inputs, upstream, *results)]
         for group, *slots in zip(segments.groups, *parts, strict=True):
             for tile in group.tiles:
                 q, k, *others = (part[tile.segments] for part in slots)
