@@ -135,7 +135,7 @@ class NegativeSampler(torch.nn.Module):
         """Items [N, n] for targets [N], and the log of how often each item of the pool is drawn on average, [N]."""
         pool = self.pool[targets]
         count = self.count[pool]
-        # In float64: a float32 in [0, 1) cannot tell more than 2**24 items apart, and rounds up to 1.
+        # In float64: float32 cannot tell more than 2**24 items apart, and its product may round up to the count.
         place = torch.rand(len(targets), n_negatives, device=targets.device, dtype=torch.float64) * count.unsqueeze(1)
         items = self.items[self.first[pool].unsqueeze(1) + place.long()]
         return items, math.log(n_negatives) - count.float().log()

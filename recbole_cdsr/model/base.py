@@ -144,7 +144,7 @@ class CDSRRecommender(SequentialRecommender):
         return self.following(interaction, self.ITEM_SEQ, self.ITEM_ID), wanted
 
     def following(self, interaction: Any, list_field: str, field: str) -> Tensor:
-        """What each position is followed by, [B, L]: the next value of the list, after the last the target's own."""
+        """What follows each event, [B, L]: the next value of the list, the target's after the last; void at padding."""
         values, last = interaction[list_field], interaction[self.ITEM_SEQ_LEN].unsqueeze(1) - 1
         position = torch.arange(values.size(1), device=values.device)
         return torch.where(position == last, interaction[field].unsqueeze(1), F.pad(values[:, 1:], (0, 1)))

@@ -6,7 +6,7 @@
 Where we differ from the paper's research code:
 - Its time bias measures from the *next* event's time, in evaluation from the target's own. Here each event measures
   from its own (``query_time: last``); ``next`` is theirs, to replay published numbers, and results say so.
-- Attention is divided by MAX_ITEM_LIST_LENGTH, theirs by the width of its batches, a constant too but for a margin.
+- Attention is divided by MAX_ITEM_LIST_LENGTH, theirs by the width to which a batch is padded.
 - The bias of the output projection starts at zero, like all biases here.
 - Adam with RecBole's beta_2 of 0.999; theirs is AdamW without weight decay (which is Adam) with 0.98.
 ``target_domain_input`` is ours: it gives the input the domain of the event to predict, as models get it that are built
