@@ -1,6 +1,6 @@
 """What one more event costs TAPE-DDSR-HSTU when it serves, against a pass over the whole history.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_append.py [--events 1000 10000 100000] [--domains 2 10 50]
+    OMP_NUM_THREADS=1 python benchmarks/bench_append.py [--events 1000 10000 100000] [--domains 2 20]
 
 append: an event is added and the state of the user is asked for under the domain of the next event, so that each event
 is computed once. asked: the state under one other domain, which computes the last event anew. Medians of 200, process
@@ -38,7 +38,7 @@ class Catalogue:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--domains", type=int, nargs="+", default=[2, 10, 50])
+    parser.add_argument("--domains", type=int, nargs="+", default=[2, 20])
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

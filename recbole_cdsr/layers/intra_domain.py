@@ -197,10 +197,12 @@ class MaskedAttention(hstu.CausalAttention):
         query = key.masked_fill(key == 0, -1).transpose(1, 2)
         # Ones and zeros, compared right into floats: several times faster on CPU than a mask of truth values.
         same = torch.eq(query, key, out=key.new_empty(*domains.shape, domains.size(1)))
-        self.may_attend = same.tril_().unsqueeze(1)  # [B, 1, L, L]
+        same = same.tril_().unsqueeze(1)
+        # By first row of a tile, [B, 1, Q, K], without gaps: half the time of a slice.
+        self.may_attend = {tile.rows.start: same[:, :, tile.rows, tile.keys].contiguous() for tile in self.tiles}
 
     def hide(self, values: Tensor, tile: hstu.Tile) -> Tensor:
-        return values.mul_(self.may_attend[:, :, tile.rows, tile.keys])
+        return values.mul_(self.may_attend[tile.rows.start])
 
 
 class SegmentedAttention:
