@@ -139,6 +139,12 @@ def test_a_model_that_knows_the_targets_domain_refuses_to_be_chosen_by_ranks_amo
     assert quick_start.build(config, quick_start.prepare(config), tmp_path).model.tape == "causal"
 
 
+def test_a_comparison_with_hstu_changes_nothing_but_what_the_paper_adds():
+    folder = properties_dir() / "model"
+    hstu, ours = read_yaml(folder / "HSTU.yaml"), read_yaml(folder / "TAPEDDSRHSTU.yaml")
+    assert hstu == {key: value for key, value in ours.items() if key not in ("attention", "tape", "ddsr")}
+
+
 # Fast forms and plain ones
 
 
@@ -238,6 +244,21 @@ def test_every_parameter_gets_a_gradient(tape, ddsr):
     model, batch = make_model(tape=tape, ddsr=ddsr), make_batch()
     model.train().calculate_loss(batch).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@every_read
+@pytest.mark.parametrize("tape", ["next", "causal"])
+def test_it_learns_64_users_by_heart(tape, ddsr):
+    model = make_model(spread=None, tape=tape, ddsr=ddsr, hidden_size=32, hidden_dropout_prob=0.0).train()
+    batch = make_batch(rows=64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.calculate_loss(batch).backward()
+        optimizer.step()
+    best = model.eval().full_sort_predict(batch)[:, 1:].argmax(1) + 1
+    known = batch["item_length"] > 3  # after one or two events several users look alike
+    assert (best == batch["item_id"])[known].float().mean() > 0.9
 
 
 @pytest.mark.parametrize(

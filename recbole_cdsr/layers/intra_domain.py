@@ -28,13 +28,15 @@ from recbole_cdsr.layers.hstu import Attention, RelativeBias, distance, look_up,
 
 KINDS = ("silu", "softmax")
 
-# Longest padded history that takes the masked form of SiLU attention. Time of the masked form and of segments, against
-# HSTU's attention over all events (CPU, one thread, 2,000 events, forward and backward, two heads of 32):
-#   L                                      30          50          100         128         160
-#   masked                                 1.0         1.0         1.1-1.2     1.0-1.1     0.9-1.0
-#   segments, 2 to 20 domains of a size    1.5-4.4     1.2-1.7     0.7-1.1     0.6-1.1     0.5-0.8
-#   segments, 80 % in one domain           1.7-2.0     1.5-1.6     1.1-1.2     1.05        0.9
-MASKED_MAX_LENGTH = 128
+# Longest padded history that takes the masked form of SiLU attention. Time of both forms, against HSTU's attention over
+# all events (CPU, one thread, 2,000 events, forward and backward, two heads of 32):
+#   L                                 30         64         96         128        160        192
+#   masked                            1.0-1.1    1.0-1.1    1.0        1.0        1.0-1.1    1.0-1.1
+#   segments, 2 equal domains         1.9        1.2        1.2-1.4    1.0        1.0        0.9
+#   segments, 10 equal domains        2.1        0.9        0.7        0.6        0.7        0.6
+#   segments, 80 % in one of 5        2.2        1.3        1.3        1.2        1.0-1.2    1.0
+# The threshold is where skewed histories stop to lose.
+MASKED_MAX_LENGTH = 160
 # Segments of a group differ in length by at most this factor, so that little of a group is padding; those up to
 # SHORTEST share a group, where padding is cheaper than kernels of their own.
 MAX_RATIO = 1.5

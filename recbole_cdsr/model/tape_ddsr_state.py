@@ -106,6 +106,14 @@ class UserHistory:
         self._compute(target_domain)
         return self.result
 
+    def cache(self, domain: int) -> DomainCache:
+        """The events of a domain, for all layers."""
+        if domain not in self.caches:
+            first = self.layers[0]
+            _, value_size, _, key_size = (width // first.n_heads for width in first.widths)
+            self.caches[domain] = DomainCache((len(self.layers), first.n_heads, key_size, value_size), self.weight)
+        return self.caches[domain]
+
     def _check(self, item: int, domain: int, time: float) -> None:
         model, n = self.model, self.model.max_seq_length
         if item not in range(1, model.n_items) or domain not in range(1, model.n_domains):
@@ -123,12 +131,7 @@ class UserHistory:
         if following == self.assumed:
             return
         event, self.found = self.open, []
-        if event.domain not in self.caches:
-            first = self.layers[0]
-            widths = [width // first.n_heads for width in first.widths]
-            sizes = (len(self.layers), first.n_heads, widths[2], widths[1])
-            self.caches[event.domain] = DomainCache(sizes, self.weight)
-        cache = self.caches[event.domain]
+        cache = self.cache(event.domain)
         count = cache.reserve(event.position, event.time)
         vector = self._input(event, following).view(1, 1, -1)
         silent = len(self.layers) - len(self.states)
