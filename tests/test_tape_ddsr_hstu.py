@@ -17,6 +17,7 @@ from recbole_cdsr.layers.intra_domain import KINDS
 from recbole_cdsr.layers.tape import TAPES, DomainTransition
 from recbole_cdsr.model.tape_ddsr_hstu import TAPEDDSRHSTU
 from recbole_cdsr.paths import properties_dir
+from recbole_cdsr.yaml_values import parse_value
 from tests import test_autocdsr
 
 V, C, L = 41, 5, 14
@@ -244,6 +245,11 @@ def test_every_parameter_gets_a_gradient(tape, ddsr):
     model, batch = make_model(tape=tape, ddsr=ddsr), make_batch()
     model.train().calculate_loss(batch).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_off_may_be_written_without_quotes():
+    model = make_model(tape=parse_value("off"), ddsr=parse_value("off"))
+    assert (model.tape, model.ddsr, model.needs_target_domain) == ("off", "off", False)
 
 
 @every_read

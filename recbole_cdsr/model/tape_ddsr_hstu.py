@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,6 +91,7 @@ class TAPEDDSRHSTU(HSTU):
         """Adds an event to the end of the user's history, in place; see ``UserHistory``."""
         user.append(item, domain, time)
 
+    @torch.no_grad()
     def score(self, user: UserHistory, target_domain: int | None = None) -> Tensor:
         """Scores [V] of all items after the user's last event; ``target_domain`` where the model needs it."""
         return self.score_items(user.state(target_domain).unsqueeze(0)).squeeze(0)
