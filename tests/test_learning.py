@@ -51,6 +51,7 @@ MASKED = {"train_batch_size": 4096, "learning_rate": 0.003, "epochs": 300, "stop
         pytest.param("AutoCDSR", {"backbone": "bert4rec", **TRANSFORMER, **MASKED}, marks=pytest.mark.slow),
         ("AutoCDSR+", TRANSFORMER),
         ("HSTU", {}),
+        ("TAPE-DDSR-HSTU", {}),
     ],
 )
 def test_the_planted_rule_is_learned_across_domains_only(model, keys):

@@ -131,11 +131,10 @@ class CausalAttention:
             bias = bias + look_up(of_time, tile.bucket)
         return query[:, :, tile.rows] @ key[:, :, tile.keys].transpose(-1, -2) + bias.unsqueeze(1)
 
-
-def _cut_future(values: Tensor, tile: Tile) -> Tensor:
-    """Sets pairs of a tile [B, H, Q, K] whose key comes after the query to 0, in place; earlier tiles have none."""
-    values[..., tile.rows].tril_()
-    return values
+    def hide(self, values: Tensor, tile: Tile) -> Tensor:
+        """Sets pairs of a tile [B, H, Q, K] whose key comes after the query to 0, in place; earlier tiles have none."""
+        values[..., tile.rows].tril_()
+        return values
 
 
 class _TiledAttention(torch.autograd.Function):
@@ -147,7 +146,7 @@ class _TiledAttention(torch.autograd.Function):
         context = torch.empty_like(value)
         for tile in plan.tiles:
             scores = plan.scores(query, key, of_position, of_time, tile)
-            weights = _cut_future(F.silu(scores, inplace=True), tile).to(value.dtype)
+            weights = plan.hide(F.silu(scores, inplace=True), tile).to(value.dtype)
             torch.matmul(weights, value[:, :, tile.keys], out=context[:, :, tile.rows])
         ctx.plan = plan
         ctx.save_for_backward(query, key, value, of_position, of_time)
@@ -163,10 +162,10 @@ class _TiledAttention(torch.autograd.Function):
         for tile in plan.tiles:
             rows, keys = tile.rows, tile.keys
             scores = plan.scores(query, key, of_position, of_time, tile)
-            weights = _cut_future(F.silu(scores), tile).to(value.dtype)
+            weights = plan.hide(F.silu(scores), tile).to(value.dtype)
             to_value[:, :, keys] += weights.transpose(-1, -2) @ upstream[:, :, rows]
             to_weights = (upstream[:, :, rows] @ value[:, :, keys].transpose(-1, -2)).to(scores.dtype)
-            to_scores = _cut_future(torch.ops.aten.silu_backward(to_weights, scores), tile)
+            to_scores = plan.hide(torch.ops.aten.silu_backward(to_weights, scores), tile)
             to_products = to_scores.to(query.dtype)
             to_query[:, :, rows] = to_products @ key[:, :, keys]
             to_key[:, :, keys] += to_products.transpose(-1, -2) @ query[:, :, rows]

@@ -31,6 +31,8 @@ LOSS_TYPES = ("CE", "cosine", "sampled")
 def read_choice(config: Any, key: str, choices: Sequence[str]) -> str:
     """The value of ``key``, which must be one of ``choices``; else CDSRError."""
     value = config[key]
+    if value is False and "off" in choices:  # what yaml makes of a bare off
+        value = "off"
     if value not in choices:
         raise CDSRError(f"the key '{key}' takes one of {', '.join(choices)}, but got {value!r}")
     return value

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cdsr.layers.attention import dropout
-from recbole_cdsr.layers.hstu import CausalAttention, HSTUEncoder
+from recbole_cdsr.layers.hstu import Attention, CausalAttention, HSTUEncoder
 from recbole_cdsr.layers.losses import NegativeSampler, sampled_cosine_loss
 from recbole_cdsr.model.base import LOSS_TYPES, CDSRRecommender, read_choice, read_count, read_number
 
@@ -45,7 +45,7 @@ class HSTU(CDSRRecommender):
         self.TIME_SEQ = self.TIME + config["LIST_SUFFIX"]
         self.query_time = read_choice(config, "query_time", QUERY_TIMES)
         self.needs_target_time = self.query_time == "next"
-        self.needs_target_domain = bool(config["target_domain_input"])
+        self.target_domain_input = self.needs_target_domain = bool(config["target_domain_input"])
         self.hidden_dropout_prob = read_number(config, "hidden_dropout_prob", 0, 1, "[)")
         if self.loss_type == "sampled_cosine":
             self.temperature = read_number(config, "temperature", 0, ends="()")
@@ -56,7 +56,7 @@ class HSTU(CDSRRecommender):
         hidden_size = read_count(config, "hidden_size")
         self.item_embedding = nn.Embedding(self.n_items, hidden_size)
         self.position_embedding = nn.Embedding(self.max_seq_length, hidden_size)
-        if self.needs_target_domain:
+        if self.target_domain_input:
             self.domain_embedding = nn.Embedding(self.n_domains, hidden_size)
         self.encoder = HSTUEncoder(read_count(config, "n_layers"), **self._layer_arguments(config))
         self._init_embeddings()
@@ -80,14 +80,18 @@ class HSTU(CDSRRecommender):
 
     def embed(self, interaction: Any) -> Tensor:
         """Input of the first block, [B, L, D]."""
+        return dropout(self.inputs(interaction), self.hidden_dropout_prob, self.training)
+
+    def inputs(self, interaction: Any) -> Tensor:
+        """Sum of what is known of each event before it meets others, [B, L, D]."""
         items = interaction[self.ITEM_SEQ]
         states = self.item_embedding(items) * math.sqrt(self.item_embedding.embedding_dim)
         states = states + self.position_embedding.weight[: items.size(1)]
-        if self.needs_target_domain:
+        if self.target_domain_input:
             states = states + self.domain_embedding(self.following(interaction, self.DOMAIN_SEQ, self.DOMAIN_ID))
-        return dropout(states, self.hidden_dropout_prob, self.training)
+        return states
 
-    def attention(self, interaction: Any) -> CausalAttention:
+    def attention(self, interaction: Any) -> Attention:
         """What all blocks attend by: positions and times of the events."""
         items = interaction[self.ITEM_SEQ]
         position = torch.arange(items.size(1), device=items.device).unsqueeze(0)
@@ -111,5 +115,5 @@ class HSTU(CDSRRecommender):
         std = self.initializer_range
         nn.init.trunc_normal_(self.item_embedding.weight, std=std, a=-2 * std, b=2 * std)
         nn.init.xavier_normal_(self.position_embedding.weight)
-        if self.needs_target_domain:
+        if self.target_domain_input:
             nn.init.xavier_normal_(self.domain_embedding.weight)
