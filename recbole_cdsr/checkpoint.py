@@ -28,7 +28,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         CDSRError: if the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -187,13 +187,12 @@ CASES = {
 }  # fmt: skip
 
 
-def write(inter: str | bytes, item: str | bytes | None, name: str = "bad") -> None:
-    folder = Path("dataset") / name
+def write(inter: str | bytes, item: str | bytes | None, folder: Path = Path("dataset/bad")) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, content in (("inter", inter), ("item", item)):
         if content is not None:
             content = content.encode() if isinstance(content, str) else content
-            (folder / f"{name}.{suffix}").write_bytes(content)
+            (folder / f"{folder.name}.{suffix}").write_bytes(content)
 
 
 def load(**keys):
