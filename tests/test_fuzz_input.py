@@ -39,7 +39,7 @@ DAMAGE = [
 ]
 
 odd_row = st.tuples(
-    st.sampled_from(["u", "", " u", "[PAD]"]), st.sampled_from(["a", "", "e", "a "]), st.sampled_from(["7", *ODD_TIMES])
+    st.sampled_from(["u", "", " u", "u "]), st.sampled_from(["a", "", "e", "a "]), st.sampled_from(["7", *ODD_TIMES])
 )
 damage = st.tuples(st.integers(0, 2000), st.integers(0, 4), st.sampled_from(DAMAGE))
 

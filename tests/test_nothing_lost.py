@@ -79,6 +79,7 @@ FAILURES = [(call, errno.ENOSPC) for call in (0, 1, 2, 4, 7)] + [(3, errno.EROFS
 @pytest.mark.parametrize(("call", "number"), FAILURES)
 def test_a_write_that_fails_at_any_moment_loses_nothing(tmp_path, capsys, monkeypatch, whole, call, number):
     """The environment, the settings, the first checkpoint, and files of an epoch."""
+    sources.ensure_built_in("toy", tmp_path / "dataset" / "toy")
     calls, exact = [], os.fsync
 
     def failing(file):

@@ -24,6 +24,11 @@ SENSIBLE = {
         INTER.replace("\ta\t", "\t01\t").replace("\tb", "\t1").replace("\tc", "\tnan").replace("\td", "\tN/A"),
         ITEM.replace("\na", "\n01").replace("\nb", "\n1").replace("\nc", "\nnan").replace("\nd", "\nN/A"),
         {"u1": ["01", "nan", "1"], "u2": ["nan", "01", "N/A"]}),
+    "the name of padding": (
+        INTER.replace("\ta\t", "\t[PAD]\t").replace("u1", "[PAD]"),
+        ITEM.replace("\na", "\n[PAD]"),
+        {"[PAD]": ["[PAD]", "c", "b"], "u2": ["c", "[PAD]", "d"]},
+    ),
     "other scripts, spaces inside": (
         INTER.replace("\ta\t", "\tКнига 1\t"), ITEM.replace("\na", "\nКнига 1"),
         {"u1": ["Книга 1", "c", "b"], "u2": ["c", "Книга 1", "d"]}),

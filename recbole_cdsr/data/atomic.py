@@ -134,8 +134,6 @@ def _values(path: Path, name: str, kind: str, text: pa.ChunkedArray, required: b
         return _to_numbers(path, name, text, required)
     if required:
         validate.check_names(path, name, text)
-    if kind == "token":
-        validate.check_no_padding(path, name, text)
     return text.to_pandas()
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from recbole_cdsr import compat
 from recbole_cdsr.data import split
 from recbole_cdsr.data.atomic import read_columns, read_header
-from recbole_cdsr.data.domains import attach_domains, check_sizes
+from recbole_cdsr.data.domains import attach_domains, check_domains
 from recbole_cdsr.data.events import EventStore
 from recbole_cdsr.data.validate import check_fields, check_items, check_times, fault, line_of_row, short
 from recbole_cdsr.errors import CDSRError
@@ -142,7 +142,7 @@ class CDSRDataset(SequentialDataset):
             what = f"no event is left, {self.dropped['events']} were of users or items with too few"
             keys = "user_inter_num_interval, item_inter_num_interval and val_interval"
             raise fault(self.inter_path, what, f"weaken the filters ({keys}), or give more events of each user")
-        check_sizes(self)
+        check_domains(self)
         super()._reset_index()
 
     def _remove_duplication(self) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from recbole_cdsr import compat
 from recbole_cdsr.data.atomic import read_header
-from recbole_cdsr.data.validate import fault, line_of_row, line_with, short
+from recbole_cdsr.data.validate import PADDING, fault, line_of_row, line_with, short
 
 compat.apply()
 
@@ -86,24 +86,31 @@ def _require_lines(dataset: CDSRDataset, has_line: np.ndarray) -> None:
         raise fault(dataset.inter_path, what, "add one there, with its domain", line, dataset.iid_field)
 
 
-def check_sizes(dataset: CDSRDataset) -> None:
-    """Every domain has two items at least, after all filters.
+def check_domains(dataset: CDSRDataset) -> None:
+    """Every domain has two items at least, after all filters, and a name of its own.
 
     Raises:
-        CDSRError: names the line of the only item of a domain.
+        CDSRError: names the line of an item of a domain that is not so.
     """
-    item, domain = dataset.iid_field, dataset.domain_field
-    alone = dataset.item_feat[~dataset.item_feat[domain].duplicated(keep=False)]
-    if alone.empty:
-        return
-    token, name = alone[item].iloc[0], alone[domain].iloc[0]
-    what = f"the domain '{short(name)}' has no item but '{short(token)}', whose rank there would always be 1"
-    advice = "put it into another domain, or leave the domain out"
-    separator = dataset.config["field_separator"]
+    domain, items = dataset.domain_field, dataset.item_feat
+    named = items[items[domain] == PADDING]
+    if len(named):
+        _tell(dataset, named.iloc[0], f"'{PADDING}' is the name of padding", "choose another name for the domain")
+    alone = items[~items[domain].duplicated(keep=False)]
+    if len(alone):
+        token, name = short(alone[dataset.iid_field].iloc[0]), short(alone[domain].iloc[0])
+        what = f"the domain '{name}' has no item but '{token}', whose rank there would always be 1"
+        _tell(dataset, alone.iloc[0], what, "put it into another domain, or leave the domain out")
+
+
+def _tell(dataset: CDSRDataset, item: pd.Series, what: str, advice: str) -> None:
+    """Raises the error with the line that names the item's domain."""
+    separator, domain = dataset.config["field_separator"], dataset.domain_field
     for path in filter(Path.is_file, (dataset.inter_path, dataset.item_path)):
         names = list(read_header(path, separator, dataset.encoding))
         if domain in names:
-            line = line_with(path, names.index(item), token, separator, dataset.encoding)
+            position = names.index(dataset.iid_field)
+            line = line_with(path, position, item[dataset.iid_field], separator, dataset.encoding)
             if line:
                 raise fault(path, what, advice, line, domain)
     raise fault(dataset.inter_path, what, advice, column=domain)

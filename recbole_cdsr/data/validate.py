@@ -20,7 +20,7 @@ from recbole_cdsr.errors import CDSRError
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
 LONGEST_TOKEN = 1000  # bytes; what is longer comes from a lost separator, and would be repeated in every rank table
-PADDING = "[PAD]"  # RecBole's name for what is no user, item or domain
+PADDING = "[PAD]"  # RecBole's name for what is no domain; tables list it beside the domains
 
 
 def fault(path: Path, what: str, advice: str, line: int | None = None, column: str | None = None) -> CDSRError:
@@ -167,15 +167,6 @@ def check_names(path: Path, column: str, values: pa.ChunkedArray) -> None:
     long = pc.greater(pc.binary_length(values), LONGEST_TOKEN)
     what, advice = f"the name '{{}}' is longer than {LONGEST_TOKEN} bytes", "shorten it, or look for a lost separator"
     refuse_values(path, column, values, long, what, advice)
-
-
-def check_no_padding(path: Path, column: str, values: pa.ChunkedArray) -> None:
-    """No value is RecBole's name for padding.
-
-    Raises:
-        CDSRError: names the first line where one is.
-    """
-    refuse_values(path, column, values, pc.equal(values, PADDING), "'{}' is the name of padding", "choose another name")
 
 
 def check_items(path: Path, column: str, items: pd.Series) -> None:
