@@ -134,8 +134,9 @@ class CDSRDataset(SequentialDataset):
         before = self.inter_feat[self.uid_field]
         super()._filter_by_inter_num()
         gone = before.drop(self.inter_feat.index)
-        users = set(gone) - set(self.inter_feat[self.uid_field]) if len(gone) else ()
-        self.dropped = {"users": len(users), "events": len(gone)}
+        left = self.inter_feat[self.uid_field]
+        users = gone.nunique() - left[left.isin(gone.unique())].nunique()
+        self.dropped = {"users": users, "events": len(gone)}
 
     def _reset_index(self) -> None:
         if self.inter_feat.empty:

@@ -34,8 +34,7 @@ def attach_domains(dataset: CDSRDataset) -> None:
         advice = f"add {domain}:token to one of them, or name the column that is there by the key 'DOMAIN_FIELD'"
         raise fault(dataset.inter_path, what, advice, 1)
     if in_inter:
-        _settle_items_in_two_domains(dataset)
-        seen = dataset.inter_feat[[item, domain]].drop_duplicates().set_index(item)[domain]
+        seen = _domains_of_events(dataset).set_index(item)[domain]
         dataset.inter_feat = dataset.inter_feat.drop(columns=domain)
     items = dataset.item_feat
     named = items.set_index(item)[domain] if in_item else None
@@ -50,31 +49,37 @@ def attach_domains(dataset: CDSRDataset) -> None:
     dataset.field2source[domain], dataset.field2source[item] = FeatureSource.ITEM, FeatureSource.ITEM_ID
 
 
-def _settle_items_in_two_domains(dataset: CDSRDataset) -> None:
-    """Refuses items in two domains of `.inter`; with `split_items_by_domain`, makes an item per domain of each."""
+def _domains_of_events(dataset: CDSRDataset) -> pd.DataFrame:
+    """Each item of `.inter` with its domain.
+
+    An item in two domains is refused; with `split_items_by_domain` it becomes one item per domain, in `item_feat` too.
+    """
     item, domain, events = dataset.iid_field, dataset.domain_field, dataset.inter_feat
     pairs = events[[item, domain]].drop_duplicates()
     twice = pairs[item].duplicated()
     if not twice.any():
-        return
+        return pairs
     if not dataset.config["split_items_by_domain"]:
         token, other = pairs[twice].iloc[0]
         first = pairs[pairs[item] == token].iloc[0, 1]
         what = f"the item '{short(token)}' is in domain '{short(other)}' here and in '{short(first)}' before"
         advice = "give it one domain, or set split_items_by_domain to True to make an item of each"
         raise fault(dataset.inter_path, what, advice, line_of_row(dataset.inter_path, pairs.index[twice][0]), domain)
-    pairs = pairs[pairs[item].isin(pairs[item][twice])]
-    pairs = pairs.assign(whole=pairs[item], **{item: pairs[item] + "@" + pairs[domain]})
-    taken = events[item].isin(pairs[item]).to_numpy()
+    whole = pairs[item]
+    split = whole.isin(whole[twice])
+    pairs = pairs.assign(whole=whole, **{item: whole.mask(split, whole + "@" + pairs[domain])})
+    taken = events[item].isin(pairs[item][split]).to_numpy()
     if taken.any():
         row = int(np.argmax(taken))
         what = f"split_items_by_domain needs the name '{short(events[item][row])}', which an item has already"
         raise fault(dataset.inter_path, what, "rename that item", line_of_row(dataset.inter_path, row), item)
-    several = events[item].isin(pairs["whole"])
+    several = events[item].isin(whole[twice])
     dataset.inter_feat = events.assign(**{item: events[item].mask(several, events[item] + "@" + events[domain])})
     if (items := dataset.item_feat) is not None:
-        parts = items.rename(columns={item: "whole"}).merge(pairs[[item, "whole"]], on="whole").drop(columns="whole")
-        dataset.item_feat = pd.concat([items[~items[item].isin(pairs["whole"])], parts], ignore_index=True)
+        parts = items.rename(columns={item: "whole"}).merge(pairs[split][[item, "whole"]], on="whole")
+        rest = items[~items[item].isin(whole[twice])]
+        dataset.item_feat = pd.concat([rest, parts.drop(columns="whole")], ignore_index=True)
+    return pairs[[item, domain]]
 
 
 def _require_lines(dataset: CDSRDataset, has_line: np.ndarray) -> None:
