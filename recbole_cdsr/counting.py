@@ -141,7 +141,9 @@ class _Counter:
         """The ranks in the order of the batch; `padding` is what the padding item has for scores."""
         # The padding item is no candidate, yet its NaN is the sign of a broken model.
         if len(self.item) and bool(self.peak.isnan() | padding.isnan().any()):
-            raise CDSRError("A score is NaN, so no rank can be given: look for a diverged loss or a division by zero.")
+            raise CDSRError(
+                "A score is NaN, so no rank can be given: lower the learning_rate, or find a division by 0."
+            )
         counts = torch.empty(4, len(self.item), dtype=torch.long)
         counts[:, self.order] = self.counts.cpu()
         better, ties, better_domain, ties_domain = counts.double().numpy()

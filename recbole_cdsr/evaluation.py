@@ -11,6 +11,7 @@ from recbole_cdsr import distributed
 from recbole_cdsr.counting import Catalogue, Ranks, count_ranks, count_ranks_tiled
 from recbole_cdsr.data.loaders import RowDataLoader
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.memory import told_when_short
 from recbole_cdsr.model.base import CDSRRecommender
 from recbole_cdsr.ranks import RankTable
 
@@ -27,13 +28,14 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
         loader: not empty.
 
     Raises:
-        CDSRError: if a score is NaN.
+        CDSRError: if a score is NaN, or a batch does not fit into memory.
     """
     model.eval()
     whole, loader = loader.dataset, loader.part(distributed.rank(), distributed.world())
     ranks, error = None, None
     try:
-        ranks = _rank_rows(model, loader, device, show_progress)
+        with told_when_short(f"ranking {loader.batch_size} events at once", "set a smaller eval_batch_size"):
+            ranks = _rank_rows(model, loader, device, show_progress)
     except distributed.Lost:  # no call to the others can succeed
         raise
     except CDSRError as found:

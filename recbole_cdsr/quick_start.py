@@ -290,6 +290,8 @@ def _describe(built: Run) -> None:
     users, catalogue, tied = data.user_num - 1, data.item_num - 1, 100 * data.tie_share
     logger.info("%s: %d users, %d items, %d events", config["dataset"], users, catalogue, len(data.events))
     logger.info("%.1f %% of neighbouring events share a time and keep the order of the file", tied)
+    logger.info("%d events stand there a second time, with the same user, item and time", data.repeated)
+    logger.info("dropped for too few events: %d users, %d events in all", *data.dropped.values())
     for name, n_events, n_items in list(zip(data.domain_names, events, items, strict=True))[1:]:
         logger.info("domain %s: %d events, %d items", name, n_events, n_items)
     count = sum(p.numel() for p in built.model.parameters() if p.requires_grad)

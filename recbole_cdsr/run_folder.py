@@ -42,10 +42,13 @@ def open_folder(folder: Path, config: CDSRConfig, command: str | None, new: bool
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CDSRError(f"cannot make the run folder {folder}: {error.strerror or error}; set --run_dir") from None
+    for half in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        half.unlink()
     _log_to(folder / LOG, config["state"])
-    checkpoint.write_bytes(folder / CONFIG, _config_text(config, command).encode())
     if new:
         checkpoint.write_bytes(folder / ENVIRONMENT, as_json(environment(config, command)))
+    # Last, since a folder with this file can be resumed.
+    checkpoint.write_bytes(folder / CONFIG, _config_text(config, command).encode())
     logger.info("run folder: %s", folder)
 
 
@@ -55,7 +58,9 @@ def config_of(run_dir: str | Path | None, changes: dict[str, Any]) -> tuple[CDSR
         raise CDSRError("to resume, say which run: --resume --run_dir runs/<name>")
     folder = Path(run_dir)
     if not (folder / CONFIG).is_file():
-        raise CDSRError(f"{folder} holds no run (there is no {CONFIG} in it); give the folder of a run")
+        raise CDSRError(
+            f"{folder} holds no run (there is no {CONFIG} in it); give the folder of a run, or leave --resume out"
+        )
     settings = read_yaml(folder / CONFIG)
     if "model" not in settings or "dataset" not in settings:
         raise CDSRError(f"{folder / CONFIG} names no model and data set; it is not the file that the run wrote")

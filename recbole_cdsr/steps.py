@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recbole_cdsr import compat, distributed
 from recbole_cdsr.balance import Balancer, NotFinite
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.memory import is_out_of_memory, told_when_short
 from recbole_cdsr.model.base import CDSRRecommender, read_choice, read_count
 from recbole_cdsr.objectives import make_weighting
 
@@ -66,7 +67,7 @@ class Steps:
         """Trains on `count` batches; yields the losses of each batch and what was logged of each step.
 
         Raises:
-            CDSRError: if a loss is not finite.
+            CDSRError: if a loss is not finite, or a batch does not fit into memory.
         """
         self.balancer.start_epoch()
         if distributed.world() > 1:  # each process has random numbers of its own, which follow from seed and epoch
@@ -76,9 +77,20 @@ class Steps:
             size = min(self.accumulate_batches, count - group)
             # A model that counts learns nothing from the other processes: each counts all rows.
             rows = interaction if self.config["MODEL_TYPE"] == ModelType.TRADITIONAL else own_rows(interaction)
-            yield self._add(rows.to(self.device), 1 / size, f"epoch {epoch}, batch {batch}")
+            where = f"epoch {epoch}, batch {batch}"
+            with told_when_short(where, self._smaller()):
+                log = self._add(rows.to(self.device), 1 / size, where)
+            yield log
             if batch + 1 == group + size:
-                yield self._step()
+                with told_when_short(where, self._smaller()):
+                    log = self._step()
+                yield log
+
+    def _smaller(self) -> str:
+        """What to do when a batch does not fit into memory."""
+        half, twice = max(self.config["train_batch_size"] // 2, 1), 2 * self.accumulate_batches
+        keys = f"--train_batch_size {half} --accumulate_batches {twice}"
+        return f"start a new run with {keys}, which takes steps of the same size"
 
     def _add(self, interaction: Any, part: float, where: str) -> dict[str, float]:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(self.config["enable_amp"])):
@@ -100,6 +112,8 @@ class Steps:
         except CDSRError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             what = f"{type(error).__name__}: {error}"
             raise CDSRError(f"RecBole's {self.config.model} cannot train with these data and keys ({what})") from error
         loss = sum(loss) if isinstance(loss, tuple) else loss

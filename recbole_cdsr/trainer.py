@@ -70,7 +70,7 @@ class MGDATrainer(Trainer):
             best validation score and the metrics of that epoch; without validation data -inf and None.
 
         Raises:
-            CDSRError: if a loss is not finite, or the folder cannot be written.
+            CDSRError: if a loss is not finite, a batch does not fit into memory, or the folder cannot be written.
         """
         self._restore_loader(train_data)
         saved = saved and distributed.rank() == 0
@@ -128,7 +128,7 @@ class MGDATrainer(Trainer):
         except distributed.Lost:
             raise
         except CDSRError as error:
-            raise CDSRError(f"validation after epoch {epoch} failed: {error} Lower the learning_rate.") from None
+            raise CDSRError(f"validation after epoch {epoch} failed: {error}") from None
         score, result = self._score(table)
         row.update({f"valid_{name}": value for name, value in result.items()})
         row["valid_score"], row["valid_seconds"] = score, time.perf_counter() - start

@@ -16,7 +16,7 @@ LAYERS = [
     # Below everything: standard library only.
     {"__init__", "errors", "paths", "files", "names"},
     # 0. Pure mathematics: torch and numpy only.
-    {"layers", "objectives", "balance", "distributed", "counting", "ranks", "checkpoint", "history"},
+    {"layers", "objectives", "balance", "distributed", "counting", "ranks", "checkpoint", "history", "memory"},
     # 1. What touches RecBole's configuration and data; report turns numbers into tables, so that runs can print one.
     {"data", "prepare", "config", "compat", "report", "protocol", "yaml_values", "run_folder", "environment"},
     # 2.

@@ -1,22 +1,30 @@
 """Reading RecBole's atomic files: a typed header line, then one tab-separated row per line.
 
 RecBole reads them with pandas' Python engine and passes bad values on; here Arrow's parser reads them,
-several times faster, and every bad value is told with its line and column.
+several times faster, and every bad value is told with its line and column (see validate.py).
 """
 
 from __future__ import annotations
 
-import itertools
+import codecs
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from recbole_cdsr.data import validate
+from recbole_cdsr.data.validate import SEPARATORS, fault, short
 from recbole_cdsr.errors import CDSRError
 
 FIELD_TYPES = ("token", "float", "token_seq", "float_seq")
+LIKE = "user_id:token, item_id:token, timestamp:float"
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PAR1": "Parquet"}
 
 
 def read_header(path: Path, separator: str, encoding: str = "utf-8") -> dict[str, str]:
@@ -25,122 +33,136 @@ def read_header(path: Path, separator: str, encoding: str = "utf-8") -> dict[str
     Raises:
         CDSRError: if the file is missing, empty, not text, or its first line is no typed header.
     """
-    try:
-        with open(path, encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding) as file:
-            line = file.readline().rstrip("\r\n")
-    except LookupError:
-        raise CDSRError(f"the key 'encoding' takes the name of an encoding, like utf-8, but got '{encoding}'") from None
-    except OSError as error:
-        raise CDSRError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise CDSRError(f"{path} is not {encoding} text; convert it, or set the key 'encoding'") from None
-    if not line:
-        raise CDSRError(f"{path} is empty; its first line must name the columns, like user_id:token<tab>item_id:token")
+    _check_encoding(encoding)
+    line = _first_line(path, encoding)
     fields: dict[str, str] = {}
     for column in line.split(separator):
         name, colon, kind = column.partition(":")
         if not colon or kind not in FIELD_TYPES:
-            raise CDSRError(
-                f"{path}, line 1: the column '{column[:60]}' is not name:type with a type of {', '.join(FIELD_TYPES)}; "
-                f"write the header like user_id:token<tab>item_id:token<tab>timestamp:float, or set 'field_separator'"
-            )
+            raise _no_header(path, line, column, separator)
+        if not name or name != name.strip():
+            raise fault(path, f"'{short(column)}' has no name or spaces around it", f"write it like {LIKE}", 1, column)
         if name in fields:
-            raise CDSRError(f"{path}, line 1: the column '{name}' stands there twice; remove one")
+            raise fault(path, "the column stands there twice", "remove one or rename it", 1, name)
         fields[name] = kind
     return fields
 
 
-def read_columns(path: Path, fields: dict[str, str], wanted: list[str], separator: str, encoding: str) -> pd.DataFrame:
+def _check_encoding(encoding: str) -> None:
+    try:
+        fits = "\t\n".encode(encoding) == b"\t\n"
+    except LookupError:
+        fits = False
+    if not fits:
+        raise CDSRError(
+            f"the key 'encoding' takes the name of an encoding like utf-8 or latin-1, but got '{encoding}'; "
+            f"save the file as UTF-8 and leave the key out"
+        )
+
+
+def _first_line(path: Path, encoding: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(2**16)
+    except OSError as error:
+        raise fault(path, f"the file cannot be read ({error.strerror or error})", "check its path and rights") from None
+    for start, kind in PACKED.items():
+        if content.startswith(start):
+            raise fault(path, f"this is a {kind} file", "unpack or convert it to plain text")
+    line, *rest = re.split(b"[\r\n]", content.removeprefix(codecs.BOM_UTF8), maxsplit=1)
+    if not line.strip():
+        what = "the first line is empty" if any(rest) else "the file is empty"
+        raise fault(path, what, f"write a header of tab-separated columns like {LIKE}", 1)
+    try:
+        return line.decode(encoding)
+    except UnicodeDecodeError:
+        advice = "save the file as UTF-8, or set the key 'encoding'"
+        raise fault(path, f"the header is not {encoding} text", advice, 1) from None
+
+
+def _no_header(path: Path, line: str, column: str, separator: str) -> CDSRError:
+    """Why a column of the first line is no name:type."""
+    for other, name in SEPARATORS.items():
+        parts = [part.partition(":")[2] for part in line.split(other)]
+        if separator not in line and len(parts) > 1 and all(kind in FIELD_TYPES for kind in parts):
+            wanted = SEPARATORS.get(separator, f"'{separator}'")
+            advice = f"put a {wanted} between all columns, or set the key field_separator to a {name}"
+            return fault(path, f"a {name} separates the columns, not a {wanted}", advice, 1)
+    what = f"'{short(column)}' is not name:type with a type of {', '.join(FIELD_TYPES)}"
+    return fault(path, what, f"begin the file with a header of tab-separated columns like {LIKE}", 1, column)
+
+
+def read_columns(
+    path: Path,
+    fields: dict[str, str],
+    wanted: list[str],
+    separator: str,
+    encoding: str,
+    required: Collection[str] = (),
+) -> pd.DataFrame:
     """The `wanted` columns: tokens as str, floats as int64 where all are whole numbers, else float64, sequences as str.
+
+    Args:
+        required: those in which every row must have a value, and a token must be fit for a name.
 
     Raises:
         CDSRError: names file, line and column of the first value or row that cannot be read.
     """
     names = list(fields)
-    numeric = [name for name in wanted if fields[name] == "float"]
-    types = {name: pa.string() for name in names}
+    validate.check_bytes(path, names, separator)
     try:
         table = pacsv.read_csv(
             path,
             read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
             parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False),
             convert_options=pacsv.ConvertOptions(
-                include_columns=wanted, column_types=types, strings_can_be_null=False, check_utf8=True
+                include_columns=wanted,
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
+                check_utf8=True,
             ),
         )
-    except pa.ArrowInvalid as error:
-        raise CDSRError(_explain(path, error, len(names), separator)) from None
-    frame = pd.DataFrame({name: table[name].to_pandas() for name in wanted})
-    if frame.empty:
-        raise CDSRError(f"{path} has a header but no rows; it may have been cut off")
-    for name in numeric:
-        frame[name] = _to_numbers(path, name, table[name])
-    return frame
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise validate.unreadable(path, error, names, separator, encoding) from None
+    if table.num_rows == 0:
+        raise fault(path, "there is a header but no rows", "write the file anew, since it may have been cut off", 1)
+    return pd.DataFrame({name: _values(path, name, fields[name], table[name], name in required) for name in wanted})
 
 
-def _to_numbers(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Exact int64 where every value is a whole number, else float64; an empty value is NaN."""
+def _values(path: Path, name: str, kind: str, text: pa.ChunkedArray, required: bool) -> pd.Series | np.ndarray:
+    if kind == "float":
+        return _to_numbers(path, name, text, required)
+    if required:
+        validate.check_names(path, name, text)
+    return text.to_pandas()
+
+
+def _to_numbers(path: Path, name: str, text: pa.ChunkedArray, required: bool) -> np.ndarray:
+    """Exact int64 where every value is a whole number, else float64; a missing value is NaN."""
+    numbers = _cast(text)
+    if numbers is None:
+        if required:
+            validate.check_filled(path, name, text)
+        trimmed = pc.utf8_trim_whitespace(text)
+        missing = pc.is_in(pc.utf8_lower(trimmed), value_set=pa.array(["", "nan"]))
+        bad = pc.invert(pc.or_(missing, pc.match_substring_regex(trimmed, NUMBER)))
+        advice = "write a number like 1700000000 or 4.5, a date as seconds since 1970"
+        validate.refuse_values(path, name, text, bad, "'{}' is not a number", advice)
+        numbers = _cast(pc.if_else(missing, "nan", trimmed))
+    if pa.types.is_floating(numbers.type):
+        bad = pc.invert(pc.is_finite(numbers)) if required else pc.is_inf(numbers)
+        advice = "write a finite number or remove the line"
+        validate.refuse_values(path, name, text, bad, "'{}' is not a finite number", advice)
+    return numbers.to_numpy()
+
+
+def _cast(text: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """The numbers, or None if a value is none."""
     for kind in (pa.int64(), pa.float64()):
         try:
-            return column.cast(kind).to_numpy()
+            numbers = text.cast(kind)
         except pa.ArrowInvalid:
             continue
-    text = column.to_pandas()
-    numbers = pd.to_numeric(text.where(text != "", "nan"), errors="coerce")
-    bad = numbers.isna() & (text != "") & (text.str.lower() != "nan")
-    if bad.any():
-        row = int(np.argmax(bad.to_numpy()))
-        raise CDSRError(
-            f"{path}, line {line_of_row(path, row)}: '{text[row]}' in column '{name}' is not a number; correct the line"
-        )
-    return numbers.to_numpy(dtype=np.float64)
-
-
-def _explain(path: Path, error: pa.ArrowInvalid, n_columns: int, separator: str) -> str:
-    """The first line with a wrong number of columns, or what Arrow said if there is none."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            found = line.rstrip(b"\r\n").count(separator.encode()) + 1
-            if line.strip() and found != n_columns:
-                return f"{path}, line {number}: {found} columns instead of the header's {n_columns}; correct the line"
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return f"{path}, line {number} is not utf-8 text; convert the file, or set the key 'encoding'"
-    return f"{path} cannot be read: {' '.join(str(error).split())}"
-
-
-def line_of_row(path: Path, row: int) -> int:
-    """Number of the line that holds a row (0 is the first after the header); blank lines are no rows."""
-    with open(path, "rb") as file:
-        filled = (number for number, line in enumerate(file, start=1) if line.strip())
-        return next(itertools.islice(filled, row + 1, None), row + 2)
-
-
-def require_values(path: Path, frame: pd.DataFrame, column: str) -> None:
-    """Every row has a value in `column`.
-
-    Raises:
-        CDSRError: names the first line without one.
-    """
-    values = frame[column]
-    missing = (values == "") if values.dtype == object or pd.api.types.is_string_dtype(values) else ~np.isfinite(values)
-    missing = np.asarray(missing)
-    if missing.any():
-        line = line_of_row(path, int(np.argmax(missing)))
-        raise CDSRError(f"{path}, line {line}: the column '{column}' has no value; fill it in or remove the line")
-
-
-def require_valid_times(path: Path, times: np.ndarray, column: str) -> None:
-    """Every time is a finite number that is not negative.
-
-    Raises:
-        CDSRError: names the first line where it is not.
-    """
-    bad = ~(np.isfinite(times) & (times >= 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise CDSRError(
-            f"{path}, line {line_of_row(path, row)}: {times[row]} in column '{column}' is no time; "
-            f"give seconds since 1970 (or any increasing number that is not negative)"
-        )
+        # Arrow takes 0x10 for 16.
+        return None if pc.any(pc.match_substring(text, "x", ignore_case=True)).as_py() else numbers
+    return None

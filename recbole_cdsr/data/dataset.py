@@ -21,10 +21,11 @@ from torch import Tensor
 
 from recbole_cdsr import compat
 from recbole_cdsr.data import split
-from recbole_cdsr.data.atomic import line_of_row, read_columns, read_header, require_valid_times, require_values
+from recbole_cdsr.data.atomic import read_columns, read_header
 from recbole_cdsr.data.corrupt import wrong_labels
-from recbole_cdsr.data.domains import attach_domains
+from recbole_cdsr.data.domains import attach_domains, check_domains
 from recbole_cdsr.data.events import EventStore
+from recbole_cdsr.data.validate import check_fields, check_items, check_times, fault, line_of_row, short
 from recbole_cdsr.errors import CDSRError
 
 compat.apply()
@@ -34,6 +35,11 @@ from recbole.data.interaction import Interaction  # noqa: E402
 from recbole.utils import FeatureSource, FeatureType  # noqa: E402
 
 EVENT_FIELD = "event_index"
+# What a file must have.
+KEY_FIELDS = {
+    FeatureSource.INTERACTION: ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"),
+    FeatureSource.ITEM: ("ITEM_ID_FIELD",),
+}
 
 
 class CDSRDataset(SequentialDataset):
@@ -46,6 +52,8 @@ class CDSRDataset(SequentialDataset):
         domain_names: C names, "[PAD]" first.
         tie_share: share of neighbouring events of a user with equal times.
         time_origin: raw time of second 0.
+        dropped: numbers of users and of events that `user_inter_num_interval` and `item_inter_num_interval` took away.
+        repeated: number of events that say nothing new: same user, item and time as another one.
 
     Raises:
         CDSRError: for input that cannot be used; one sentence with file, line or key.
@@ -58,7 +66,11 @@ class CDSRDataset(SequentialDataset):
         except CDSRError:
             raise
         except ValueError as error:
-            raise CDSRError(f"the data set {config['dataset']} cannot be prepared: {error}") from error
+            reason = f"the data set {config['dataset']} cannot be prepared ({error})"
+            raise CDSRError(f"{reason}; check the keys that select and filter its columns") from error
+        except MemoryError:
+            reason = f"the data set {config['dataset']} does not fit into memory"
+            raise CDSRError(f"{reason}; load fewer columns by load_col, or use a machine with more memory") from None
 
     # Loading
 
@@ -70,69 +82,48 @@ class CDSRDataset(SequentialDataset):
                 f"there is no data set '{token}': {self.inter_path} does not exist; "
                 f"put the file there, set --data_path, or use ml-100k"
             )
+        self.encoding = self.config["encoding"] or "utf-8"
         super()._load_data(token, dataset_path)
-        if self.inter_feat is None:
-            found = read_header(self.inter_path, self.config["field_separator"], self.config["encoding"] or "utf-8")
-            raise CDSRError(
-                f"{self.inter_path} has none of the columns to load; it has {', '.join(found)}: name them by the keys "
-                f"USER_ID_FIELD, ITEM_ID_FIELD, TIME_FIELD and DOMAIN_FIELD"
-            )
-        self._check_interactions()
+        check_times(self.inter_path, self.time_field, self.inter_feat[self.time_field].to_numpy())
         attach_domains(self)
 
     def _load_feat(self, filepath: str, source) -> pd.DataFrame | None:
         load, unload = self._get_load_and_unload_col(source)
-        if load == set():
+        if load == set() and source != FeatureSource.INTERACTION:
             return None
         path, separator = Path(filepath), self.config["field_separator"]
-        encoding = self.config["encoding"] or "utf-8"
-        fields = read_header(path, separator, encoding)
+        fields = read_header(path, separator, self.encoding)
         names = [name for name in fields if (load is None or name in load) and name not in (unload or ())]
+        keys = {key: self.config[key] for key in KEY_FIELDS.get(source, ())}
+        required = check_fields(path, fields, names, keys, self.domain_field)
         if not names:
             return None
-        frame = read_columns(path, fields, names, separator, encoding)
+        frame = read_columns(path, fields, names, separator, self.encoding, required)
         for name in names:
             self.field2source[name], self.field2type[name] = source, FeatureType(fields[name])
             if fields[name].endswith("_seq"):
-                frame[name] = self._split_sequences(name, frame[name])
+                frame[name] = self._split_sequences(path, name, frame[name])
             else:
                 self.field2seqlen[name] = 1
             if fields[name].startswith("float"):
                 self.field2bucketnum[name] = 2
         if source == FeatureSource.ITEM and self.iid_field in frame:
-            self._refuse_repeated_items(path, frame[self.iid_field])
+            check_items(path, self.iid_field, frame[self.iid_field])
         return frame
 
-    def _refuse_repeated_items(self, path: Path, items: pd.Series) -> None:
-        """RecBole would keep the first line of an item and drop the others without a word."""
-        repeated = items.duplicated().to_numpy()
-        if repeated.any():
-            row = int(np.argmax(repeated))
-            line = line_of_row(path, row)
-            raise CDSRError(f"{path}, line {line}: the item '{items[row]}' stands there a second time; keep one line")
-
-    def _split_sequences(self, name: str, texts: pd.Series) -> list[np.ndarray]:
+    def _split_sequences(self, path: Path, name: str, texts: pd.Series) -> list[np.ndarray]:
         kind = float if self.field2type[name] == FeatureType.FLOAT_SEQ else str
         limit = (self.config["seq_len"] or {}).get(name)
         separator = self.config["seq_separator"]
-        values = [np.array([kind(part) for part in text.split(separator) if part][:limit]) for text in texts]
+        values = []
+        for row, text in enumerate(texts):
+            try:
+                values.append(np.array([kind(part) for part in text.split(separator) if part][:limit]))
+            except ValueError:
+                what, advice = f"'{short(text)}' is no list of numbers", "write numbers with seq_separator between them"
+                raise fault(path, what, advice, line_of_row(path, row), name) from None
         self.field2seqlen[name] = max(map(len, values))
         return values
-
-    def _check_interactions(self) -> None:
-        for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
-            name = self.config[key]
-            if name not in self.inter_feat:
-                raise CDSRError(
-                    f"{self.inter_path} has no column '{name}'; add it, or name the column it has by the key '{key}'"
-                )
-            wanted = FeatureType.FLOAT if key == "TIME_FIELD" else FeatureType.TOKEN
-            if self.field2type[name] != wanted:
-                raise CDSRError(f"{self.inter_path}, line 1: the column '{name}' must be {name}:{wanted.value}")
-            require_values(self.inter_path, self.inter_feat, name)
-        require_valid_times(self.inter_path, self.inter_feat[self.time_field].to_numpy(), self.time_field)
-        if self.item_feat is not None:
-            require_values(self.item_path, self.item_feat, self.iid_field)
 
     # Processing
 
@@ -140,6 +131,23 @@ class CDSRDataset(SequentialDataset):
         order = np.argsort(self.inter_feat[self.time_field].to_numpy(), kind="stable")
         self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
         super()._data_filtering()
+
+    def _filter_by_inter_num(self) -> None:
+        """RecBole's, and the count of what it took away."""
+        before = self.inter_feat[self.uid_field]
+        super()._filter_by_inter_num()
+        gone = before.drop(self.inter_feat.index)
+        left = self.inter_feat[self.uid_field]
+        users = gone.nunique() - left[left.isin(gone.unique())].nunique()
+        self.dropped = {"users": users, "events": len(gone)}
+
+    def _reset_index(self) -> None:
+        if self.inter_feat.empty:
+            what = f"no event is left, {self.dropped['events']} were of users or items with too few"
+            keys = "user_inter_num_interval, item_inter_num_interval and val_interval"
+            raise fault(self.inter_path, what, f"weaken the filters ({keys}), or give more events of each user")
+        check_domains(self)
+        super()._reset_index()
 
     def _remove_duplication(self) -> None:
         """RecBole's, without its second sort, which is not stable."""
@@ -194,9 +202,18 @@ class CDSRDataset(SequentialDataset):
         time = events.columns[self.time_field]
         equal = (time[1:] == time[:-1]) & (before[1:] > 0)
         self.tie_share = float(equal.sum()) / max(int((before > 0).sum()), 1)
+        self.repeated = self._count_repeated(equal)
         length = before.clamp(max=self.max_item_list_len)
         rows = {self.uid_field: user, **events.columns, self.item_list_length_field: length, EVENT_FIELD: event}
         return Interaction(rows)
+
+    def _count_repeated(self, equal: Tensor) -> int:
+        """Events that stand there a second time; `equal` [events - 1]: same user and time as the event after."""
+        tied = torch.zeros(len(self.events), dtype=torch.bool)
+        tied[1:], tied[:-1] = equal, tied[:-1] | equal
+        columns = (self.events.user, self.events.columns[self.time_field], self.events.columns[self.iid_field])
+        table = pd.DataFrame({number: values[tied].numpy() for number, values in enumerate(columns)})
+        return int(table.duplicated().sum())
 
     # Splitting and rows
 
