@@ -12,7 +12,7 @@ import pytest
 from recbole_cdsr import cli
 from recbole_cdsr.data.loaders import make_loaders
 from recbole_cdsr.errors import CDSRError
-from tests.helpers import make_dataset
+from tests.helpers import make_dataset, write_dataset
 
 INTER = """user_id:token\titem_id:token\ttimestamp:float
 u1\ta\t10
@@ -233,3 +233,11 @@ def test_the_command_prints_one_sentence(name, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: dataset/bad/{case.file}, line {case.at}") and case.says in error
     assert "Traceback" not in error and error.count("\n") == 1 and not Path("run").exists()
+
+
+def test_a_user_who_knows_every_item_leaves_no_negatives(capsys):
+    inter = [(f"u{u}", f"i{i}", t) for u in range(3) for t, i in enumerate((0, 1, 2, 3))]
+    write_dataset("full", inter, [(f"i{i}", f"d{i % 2}") for i in range(4)])
+    assert cli.main(["run", "--dataset", "full", "--model", "BPR", "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert "BPR cannot be trained on full" in told and "user_inter_num_interval" in told and "Traceback" not in told

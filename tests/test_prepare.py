@@ -75,7 +75,7 @@ def test_every_kind_of_file_gives_the_same_data_set(kind, capsys):
 
 def test_the_data_set_can_be_used_at_once():
     rows = [
-        (f"u{u}", f"{kind}{(u + t) % 3}", 60 * t, kind) for u in range(4) for t in range(5) for kind in ("book", "film")
+        (f"u{u}", f"{kind}{(u + t) % 7}", 60 * t, kind) for u in range(4) for t in range(5) for kind in ("book", "film")
     ]
     pd.DataFrame(rows, columns=COLUMNS[:4]).to_csv("log.csv", index=False)
     prepare("csv", "--files", "log.csv", *WHOLE, *OUT)

@@ -124,7 +124,7 @@ def make_loaders(config, dataset: CDSRDataset):
         training loader, validation loader, test loader; the last two may be empty.
 
     Raises:
-        CDSRError: if no training target is left.
+        CDSRError: if no training target is left, or no item to draw as a negative.
     """
     parts = dataset.build()
     if len(parts[0]) == 0:
@@ -135,6 +135,9 @@ def make_loaders(config, dataset: CDSRDataset):
     if own:
         train = WindowDataLoader(config, parts[0])
     else:
-        sampler = create_samplers(config, parts[0], parts)[0]
+        try:
+            sampler = create_samplers(config, parts[0], parts)[0]
+        except ValueError as error:  # a user knows every item
+            raise CDSRError(f"{config.model} cannot be trained on {config['dataset']}: {error}") from error
         train = TrainDataLoader(config, parts[0], sampler, shuffle=config["shuffle"])
     return train, RowDataLoader(config, parts[1], trim=own), RowDataLoader(config, parts[2], trim=own)
