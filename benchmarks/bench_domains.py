@@ -44,9 +44,8 @@ def compare(options: argparse.Namespace, source: Path, folder: Path, weighting: 
         for turn in range(options.rounds + 1)
     ][1:]  # the first round warms up
     print(f"{options.dataset}, {weighting}, {options.rounds} rounds, 1 thread")
-    print(
-        "| model | domains | CPU s per epoch, median | to AutoCDSR | to AutoCDSR+ with the fewest |\n|---|---|---|---|---|"
-    )
+    heads = ["model", "domains", "CPU s per epoch, median", "to AutoCDSR", f"to {sides[1][1]} domains"]
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for column, (model, n) in enumerate(sides):
         seconds = statistics.median(row[column] for row in rounds)
         ratios = (statistics.median(row[column] / row[base] for row in rounds) for base in (0, 1))
