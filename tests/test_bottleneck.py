@@ -325,6 +325,19 @@ def test_the_record_is_what_loops_find(merge):
     torch.testing.assert_close(record.matrix(), matrix, atol=1e-6, rtol=1e-6)
 
 
+def test_layers_are_told_apart():
+    domains, states = draw_domains(), draw_states(B, L, D)
+    encoder, events = make_encoder(), events_of(domains)
+    record = BottleneckRecord(events, keep_matrix=True)
+    encoder(states, events, record)
+    matrices = record.matrices()
+    assert matrices.shape == (2, C, C) and not torch.isclose(matrices[0], matrices[1]).all()
+    torch.testing.assert_close(record.matrix(), matrices.mean(0))
+    alone = BottleneckRecord(events, keep_matrix=True)
+    encoder.layers[0](events.rows(states), events, alone)
+    torch.testing.assert_close(alone.matrix(), matrices[0])
+
+
 def test_a_record_without_matrix_says_so():
     with pytest.raises(ValueError, match="keep_matrix=True"):
         BottleneckRecord(events_of(draw_domains(), C)).matrix()

@@ -132,18 +132,28 @@ class BottleneckRecord:
         """Mean mass of an event on the tokens, over events, heads and exchanging layers: scalar in [0, 1]."""
         return torch.stack(self._shares).mean()
 
-    def matrix(self) -> Tensor:
-        """Mean mass of events of each domain on each domain, [C, C]; rows sum to 1, or are 0 where none occurred.
+    def matrices(self) -> Tensor:
+        """Mean mass of events of each domain on each domain in each exchanging layer, [layers, C, C].
 
-        The mass on a token is split over the domains in the merge by their weights (equal ones for sum and gate); the
-        mass on events counts for their own domain, which is the reader's.
+        Rows sum to 1, or are 0 where no event of the domain occurred. The mass on a token is split over the domains in
+        the merge by their weights (equal ones for sum and gate); the mass on events counts for their own domain, which
+        is the reader's.
         """
         if not self._keep_matrix:
             raise ValueError("this record was made without keep_matrix=True and holds no matrix")
         own = F.one_hot(self._readers(self.events.domains), self.events.n_domains).float()
-        by_tokens = sum(self._masses) / max(len(self._masses), 1) + torch.zeros_like(own)
-        total = own.T @ (by_tokens + own * (1.0 - by_tokens.sum(1, keepdim=True)))
+        masses = torch.stack(self._masses) if self._masses else own.new_zeros(0, *own.shape)
+        total = own.T @ (masses + own * (1.0 - masses.sum(-1, keepdim=True)))
         return total / own.sum(0).clamp(min=1).unsqueeze(1)
+
+    def matrix(self) -> Tensor:
+        """Mean of `matrices` over layers, [C, C]; where no layer exchanges, every event reads its own domain."""
+        matrices = self.matrices()
+        if len(matrices):
+            return matrices.mean(0)
+        return torch.diag(
+            torch.bincount(self._readers(self.events.domains), minlength=self.events.n_domains) > 0
+        ).float()
 
 
 class _TokenShare(torch.autograd.Function):

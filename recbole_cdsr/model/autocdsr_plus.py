@@ -95,13 +95,20 @@ class AutoCDSRPlus(BackboneRecommender):
             return [p for p in self.parameters() if p is not self.item_embedding.weight]
         return self.parameters_of_embedding() + self.domain_encoder.parameters_of_exchange()
 
-    @torch.no_grad()
     def transfer_record(self, interaction: Any) -> Tensor:
         """Mean attention of events of each domain on each domain, through the tokens, [C, C]; call it in eval mode."""
+        return self.record_of(interaction).matrix()
+
+    def transfer_by_layer(self, interaction: Any) -> Tensor:
+        """The same for each layer in exchange_layers, in their order, [layers, C, C]."""
+        return self.record_of(interaction).matrices()
+
+    @torch.no_grad()
+    def record_of(self, interaction: Any) -> BottleneckRecord:
         items, domains, _ = self.history(interaction)
         record = BottleneckRecord(self.events(items, domains), keep_matrix=True)
         self.contextualise(items, domains, record)
-        return record.matrix()
+        return record
 
 
 def read_layers(config: Any, key: str, n_layers: int) -> list[int]:
