@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def remove_halves(folder: Path) -> None:
+    """Removes what processes left in `folder` and below it that were killed inside `replacing`."""
+    for half in folder.rglob(".*.tmp"):
+        half.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A new file for writing, which takes the place of `path` when the block ends well; else `path` stays as it was.

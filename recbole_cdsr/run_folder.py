@@ -15,6 +15,7 @@ from recbole_cdsr import checkpoint
 from recbole_cdsr.config import CDSRConfig, plain
 from recbole_cdsr.environment import environment
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import remove_halves
 from recbole_cdsr.names import model_name, normalise
 from recbole_cdsr.yaml_values import read_yaml
 
@@ -42,8 +43,7 @@ def open_folder(folder: Path, config: CDSRConfig, command: str | None, new: bool
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CDSRError(f"cannot make the run folder {folder}: {error.strerror or error}; set --run_dir") from None
-    for half in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
-        half.unlink()
+    remove_halves(folder)
     _log_to(folder / LOG, config["state"])
     if new:
         checkpoint.write_bytes(folder / ENVIRONMENT, as_json(environment(config, command)))

@@ -60,3 +60,4 @@ def test_a_crash_while_writing_leaves_no_mixture(moment):
     left = {path.name: path.read_bytes() for path in Path("dataset/mine").iterdir() if path.suffix != ".tmp"}
     assert left == before or "mine.inter" not in left
     assert prepare(*again) == 0 and len(written()[0]) == 2
+    assert not list(Path("dataset/mine").glob(".*"))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.files import replacing
+from recbole_cdsr.files import remove_halves, replacing
 from recbole_cdsr.names import BUILT_IN_DATASETS
 from recbole_cdsr.prepare.events import Events
 
@@ -49,6 +49,7 @@ def write(folder: Path, events: Events, seconds: np.ndarray, meta: dict) -> None
     inter = folder / f"{folder.name}.inter"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_halves(folder)
         with replacing(inter) as file:
             _write_inter(file, events, seconds)
             with replacing(folder / f"{folder.name}.item") as items, replacing(folder / META) as about:
