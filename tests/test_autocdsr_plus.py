@@ -72,7 +72,7 @@ def test_bidirectional_domains_meet_at_the_tokens_only(exchange_layers):
         changed = {**batch, "item_id_list": batch["item_id_list"].clone()}
         changed["item_id_list"][:, t] = changed["item_id_list"][:, t] % (V - 1) + 1
         moved = ~torch.isclose(model.encode(changed), before, atol=1e-6, rtol=0).all(-1)
-        foreign = torch.nn.functional.pad(domains != domains[:, t : t + 1], (0, 1), value=True)  # and the [MASK]
+        foreign = torch.nn.functional.pad(domains != domains[:, t : t + 1], (0, 1))  # the [MASK] is of every domain
         assert moved[~foreign].all()
         assert moved[foreign].all() if exchange_layers == "all" else not moved[foreign].any()
 

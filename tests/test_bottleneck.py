@@ -189,8 +189,10 @@ def test_bidirectional_is_what_the_last_event_of_the_causal_form_sees(merge):
 
 @torch.no_grad()
 @merges
-def test_a_mask_reads_the_tokens_and_nobody_reads_a_mask(merge):
-    encoder, domains, states = make_encoder(merge), draw_domains(), draw_states(B, L, D)
+@pytest.mark.parametrize("exchange_layers", [[], [0, 1]])
+def test_a_mask_reads_everything_and_nobody_reads_a_mask(merge, exchange_layers):
+    encoder, domains = make_encoder(merge, exchange_layers=exchange_layers), draw_domains()
+    states = draw_states(B, L, D)
     valid = domains > 0
     masked = valid & (torch.arange(L) % 3 == 1)
     masked[1] = valid[1]  # nothing but masks
@@ -202,7 +204,10 @@ def test_a_mask_reads_the_tokens_and_nobody_reads_a_mask(merge):
         changed[:, t] = draw_states(B, D, seed=2)
         moved = ~torch.isclose(encoder(changed, events), before, atol=1e-6, rtol=0).all(-1)
         for row in range(B):
-            expected = valid[row] if valid[row, t] and not masked[row, t] else valid[row] & (torch.arange(L) == t)
+            expected = valid[row] & (torch.arange(L) == t)
+            if valid[row, t] and not masked[row, t]:
+                meets = masked[row] | (domains[row] == domains[row, t]) | bool(exchange_layers)
+                expected = valid[row] & meets
             assert torch.equal(moved[row], expected)
 
 

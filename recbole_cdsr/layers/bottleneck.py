@@ -14,7 +14,7 @@ history. In a layer that exchanges, with d_t the domain of event t and h a head 
   keys and values projected by its own domain's weights.
 
 Bidirectional: every "up to t" falls away, so that all positions of a row read the same tokens. A [MASK] has no domain:
-it enters no summary and no other event sees it; it attends to itself and to the tokens, with weights of its own.
+it enters no summary and no event sees it; it attends to itself, all events and the tokens, with weights of its own.
 
 Both sums are products with masks [B, L, L], as those of attention are. Running sums with differences cost O(L), but in
 float32 lose every digit where the weights of two domains differ by exp(2 MAX_LOGIT); in float64 they took 2.9 times as

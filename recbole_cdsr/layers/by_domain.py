@@ -27,13 +27,15 @@ class EventsByDomain:
         *self.sizes, padding = torch.bincount(key, minlength=n_domains + 1).tolist()  # number of rows of each domain
         self.order = key.argsort(stable=True)[: len(key) - padding]  # rows: where each stands in the flattened batch
         self.has_domain = domains > 0
-        own = self._own()
+        own = self._own(valid)
         self.own, self.latest = own.float(), self._latest().float()  # 1 where it holds, for sums over j
         self.barrier = torch.zeros_like(self.own).masked_fill_(~own, -torch.inf).unsqueeze(1)  # added to logits
 
-    def _own(self) -> Tensor:
-        """[B, L, L]: event j is of t's domain (and not later); every position sees itself."""
-        same = (self.domains.unsqueeze(2) == self.domains.unsqueeze(1)) & self.has_domain.unsqueeze(1)
+    def _own(self, valid: Tensor) -> Tensor:
+        """[B, L, L]: event j is of t's domain (and not later), or t has none; every position sees itself."""
+        without = (valid & ~self.has_domain).unsqueeze(2)
+        same = (self.domains.unsqueeze(2) == self.domains.unsqueeze(1)) | without
+        same &= self.has_domain.unsqueeze(1)
         if self.causal:
             same = same.tril()
         return same | torch.eye(same.size(1), dtype=torch.bool, device=same.device)

@@ -16,7 +16,7 @@ With bert4rec "up to t" falls away, nothing else changes.
 Where we differ from the paper besides:
 - A layer's tokens are made and read in that layer; there are no token states that go from layer to layer.
 - In the paper every domain's encoder sees every [MASK]. Here a [MASK], whose domain nobody knows, has an encoder of its
-  own that reads the tokens; it meets the events themselves in the shared encoder. So cost grows with events alone.
+  own that reads the events of all domains and the tokens. So cost grows with events alone.
 - The penalty is a mean over events, heads and exchanging layers, not a sum over layers and domains: it stays in [0, 1]
   whatever the numbers of layers, domains and events, so that ``cross_domain_weight`` keeps its meaning.
 - The domain encoders' output is added to the normalised sum of item and position embedding; beside the raw item
