@@ -1,8 +1,8 @@
 """Training on some domains only (the key `train_domains`), so that transfer between domains can be measured.
 
-The split is made on whole histories first, so that a domain is tested on the same events, among the same candidates, as
-in a run on all domains. Then every event of another domain goes: as a target, and from the histories before targets. The
-items of the other domains stay in the catalogue, unused. A target without an event of the chosen domains before it
+The split is made on whole histories first, so that a domain is tested on the same events, among the same candidates,
+as in a run on all domains. Then every event of another domain goes: as a target, and from the histories before targets.
+The items of the other domains stay in the catalogue, unused. A target without an event of the chosen domains before it
 cannot be predicted from a history and is left out.
 """
 
