@@ -9,6 +9,8 @@ import torch
 from recbole_cdsr.data.events import windows
 from recbole_cdsr.data.loaders import make_loaders
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.quick_start import evaluate, run
+from recbole_cdsr.ranks import RankTable
 from tests.helpers import make_dataset, random_events, write_dataset
 
 SPLITS = [{"LS": "valid_and_test"}, {"RS": [0.6, 0.2, 0.2]}]
@@ -89,3 +91,13 @@ def test_unknown_names_are_told():
     write_dataset("x", *random_events())
     with pytest.raises(CDSRError, match="'train_domains' names 'd11', which no domain is called; did you mean 'd1'?"):
         loaders(train_domains=["d11"])
+
+
+@pytest.mark.parametrize("model", ["AutoCDSR", "AutoCDSRPlus", "HSTU", "TAPE-DDSR-HSTU", "GRU4Rec", "BPR"])
+def test_every_kind_of_model_trains_on_one_domain(model):
+    keys = {"train_domains": ["d1"], "epochs": 1, "hidden_size": 16, "embedding_size": 16, "show_progress": False}
+    keys.pop("embedding_size" if model not in ("GRU4Rec", "BPR") else "hidden_size")
+    run(model, "toy", config_dict=keys, run_dir="run")
+    ranks = RankTable.load("run/ranks.npz")
+    assert set(ranks.domain) == {ranks.domain_names.index("d1")} and not ranks.switch.any()
+    assert evaluate("run")["reproduced"]

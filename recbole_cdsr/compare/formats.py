@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def write(tables: Tables, folder: Path) -> list[Path]:
         CDSRError: if the folder cannot be written.
     """
     files = {
-        "tables.md": "\n".join(map(markdown, tables.tables)),
+        "tables.md": markdown_page(tables.tables),
         "tables.tex": "% Needs \\usepackage{booktabs}.\n" + "\n".join(map(latex, tables.tables)),
         "scores.csv": as_csv(tables.scores),
         "tests.csv": as_csv([comparison_record(*one) for one in tables.tests]),
@@ -44,12 +45,21 @@ def write(tables: Tables, folder: Path) -> list[Path]:
     return list(written)
 
 
+def markdown_page(tables: list[Table]) -> str:
+    """All tables; a caption that neighbours share stands once, below the last of them."""
+    following = [*(table.caption for table in tables[1:]), None]
+    shown = [
+        replace(one, caption="") if one.caption == after else one for one, after in zip(tables, following, strict=True)
+    ]
+    return "\n".join(map(markdown, shown))
+
+
 def markdown(table: Table) -> str:
     """Title, table, caption."""
     lines = [[_pipe(name) for name in table.head], ["---"] + ["---:"] * (len(table.head) - 1)]
     lines += [[_in_markdown(value) for value in row] for row in table.rows]
     body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"## {table.title}\n\n{body}\n\n{table.caption}\n"
+    return f"## {table.title}\n\n{body}\n" + (f"\n{table.caption}\n" if table.caption else "")
 
 
 def _in_markdown(value: Value) -> str:
