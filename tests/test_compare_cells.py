@@ -104,6 +104,24 @@ def test_a_process_left_behind_is_waited_for():
     assert not failed and not Path("log").exists() and "waiting for it" in told[0]
 
 
+def test_a_killed_comparison_leaves_no_two_processes_in_a_folder():
+    """Its process trains on, keeps the lock, and is waited for."""
+    (cell,) = cells_of(["SASRec"], sleep=1.5)
+    code = f"""
+import pathlib
+from recbole_cdsr.compare import cells, plan
+cells.RUN = {module.RUN!r}
+cells.Runner(pathlib.Path("out"), 1, print).train([plan.Cell("toy", "SASRec", 1, None, {cell.settings!r})])
+"""
+    first = subprocess.Popen([sys.executable, "-c", code])
+    while not Path("log").exists() and first.poll() is None:
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    failed, told = train([cell])
+    assert not failed and "waiting for it" in told[0] and len(Path("log").read_text().splitlines()) == 1
+
+
 def test_ctrl_c_ends_every_process_and_starts_no_other():
     cells = cells_of(["SASRec"], seeds=(1, 2, 3), sleep=60)
     process = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))

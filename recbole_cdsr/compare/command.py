@@ -142,7 +142,7 @@ def _report(folders: list[Path], out: Path) -> int:
     """Writes the tables of finished runs, and prints the first of each data set."""
     tables = make_tables(read_finished(folders))
     written = formats.write(tables, out)
-    shown = {table.title.partition(":")[0]: table for table in reversed(tables.tables)}
+    shown = {table.dataset: table for table in reversed(tables.tables)}
     print("\n".join(formats.markdown(table) for table in reversed(shown.values())))
     print("written: " + ", ".join(map(str, written)))
     return 0

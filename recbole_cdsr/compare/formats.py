@@ -110,7 +110,14 @@ def comparison_record(dataset: str, candidates: str, test: Any) -> dict[str, Any
     low, high = test.difference.low, test.difference.high
     found = {"difference": test.difference.mean, "low": low, "high": high, "p_bootstrap": test.p_bootstrap}
     names = {"domain": test.domain, "metric": test.metric, "best": test.best, "other": test.other}
-    return {"dataset": dataset, "candidates": candidates, **names, **found, "p_wilcoxon": test.p_wilcoxon}
+    return {
+        "dataset": dataset,
+        "candidates": candidates,
+        **names,
+        **found,
+        "p_wilcoxon": test.p_wilcoxon,
+        "mark": test.mark,
+    }
 
 
 def gain_record(dataset: str, gain: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Value:
 class Table:
     """`name` is a short name for files and labels; the first column names the rows."""
 
+    dataset: str
     name: str
     title: str
     caption: str
@@ -92,7 +93,7 @@ def _add_scores(made: Tables, dataset: str, groups: dict[str, list[Finished]], c
     scores = {v: [run.ranks.by_domain(candidates=candidates, **asked) for run in group] for v, group in groups.items()}
     for variant, group in groups.items():
         for run, summary in zip(group, scores[variant], strict=True):
-            for column, values in summary.items():
+            for column, values in ((name, values) for name, values in summary.items() if values["rows"]):
                 place = {"dataset": dataset, "variant": variant, "seed": run.seed, "candidates": candidates}
                 of = [key for key in values if key != "rows"]
                 made.scores += [
@@ -131,7 +132,7 @@ def _score_table(dataset: str, candidates: str, metric: str, groups: dict, score
         rows.append(cells)
     head = ["model", "seeds", *(f"{name} ({counts[name]})" for name in columns)]
     title = f"{dataset}: {title_of(metric)}, among {CANDIDATES[candidates]}"
-    return Table(f"{dataset}-{metric}-{candidates}", title, SCORES_CAPTION, head, rows)
+    return Table(dataset, f"{dataset}-{metric}-{candidates}", title, SCORES_CAPTION, head, rows)
 
 
 def _add_gains(made: Tables, dataset: str, found: list[Gain], candidates: str) -> None:
@@ -150,7 +151,7 @@ def _add_gains(made: Tables, dataset: str, found: list[Gain], candidates: str) -
         head = ["model", "seeds", *(f"{column or 'macro'} {counts[column]}" for column in columns)]
         caption = TRANSFER_CAPTION.format(candidates=f"among {CANDIDATES[candidates]}")
         title = f"{dataset}: gain of {title_of(metric)} by training on all domains, among {CANDIDATES[candidates]}"
-        made.tables.append(Table(f"{dataset}-gain-{metric}-{candidates}", title, caption, head, rows))
+        made.tables.append(Table(dataset, f"{dataset}-gain-{metric}-{candidates}", title, caption, head, rows))
 
 
 def cost_table(dataset: str, runs: list[Finished]) -> Table:
@@ -165,7 +166,7 @@ def cost_table(dataset: str, runs: list[Finished]) -> Table:
         rows.append([Value(text) for text in [*texts, spread(memory, 0) if memory else "-"]])
     head = ["model", "seeds", "parameters", "CPU s per epoch", "epochs (best)", "peak memory (MiB)"]
     caption = "CPU seconds of training, all threads; memory is the largest resident set of the run's process."
-    return Table(f"{dataset}-cost", f"{dataset}: cost", caption, head, rows)
+    return Table(dataset, f"{dataset}-cost", f"{dataset}: cost", caption, head, rows)
 
 
 def settings_table(dataset: str, groups: dict[str, list[Finished]]) -> Table:
@@ -179,7 +180,9 @@ def settings_table(dataset: str, groups: dict[str, list[Finished]]) -> Table:
         rows.append(
             [Value(variant), Value(str(own["model"])), Value(", ".join(f"{k}: {own[k]}" for k in differ) or "-")]
         )
-    return Table(f"{dataset}-settings", f"{dataset}: settings", SETTINGS_CAPTION, ["model", "class", "keys"], rows)
+    return Table(
+        dataset, f"{dataset}-settings", f"{dataset}: settings", SETTINGS_CAPTION, ["model", "class", "keys"], rows
+    )
 
 
 def by_label(runs: list[Finished]) -> dict[str, list[Finished]]:
