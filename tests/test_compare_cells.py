@@ -148,3 +148,4 @@ def test_time_left_is_that_of_cells_most_alike():
     slow = Usage("toy", "SASRec", 1, None, wall_seconds=100)
     assert seconds_left(waiting, [slow], 1) == 200
     assert seconds_left(waiting, [slow, Usage("toy", "HSTU", 1, None, wall_seconds=10)], 2) == 55
+    assert seconds_left(waiting[:1], [slow], 8) == 100, "one run cannot be shared out"

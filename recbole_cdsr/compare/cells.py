@@ -83,7 +83,7 @@ def threads_per_job(jobs: int) -> int:
 def seconds_left(waiting: Iterable[Cell], done: Iterable[Usage], jobs: int) -> float | None:
     """An estimate from cells that finished: of the same data set, variant and domain if there are any, else of the
     same data set and variant, else of the same data set, else of all; None where none finished."""
-    known = list(done)
+    waiting, known = list(waiting), list(done)
     total = 0.0
     for cell in waiting:
         alike = [u for u in known if (u.dataset, u.variant, u.only) == (cell.dataset, cell.variant, cell.only)]
@@ -92,7 +92,7 @@ def seconds_left(waiting: Iterable[Cell], done: Iterable[Usage], jobs: int) -> f
         if not alike:
             return None
         total += sum(usage.wall_seconds for usage in alike) / len(alike)
-    return total / jobs
+    return total / max(1, min(jobs, len(waiting)))
 
 
 class Runner:
@@ -170,6 +170,7 @@ class Runner:
         return False
 
     def _run(self, cell: Cell, folder: Path, lock: int, usage: Usage) -> None:
+        usage.starts += 1
         write_bytes(folder / USAGE, as_json(asdict(usage)))
         write_bytes(folder / SETTINGS, yaml.safe_dump(cell.settings, sort_keys=False, allow_unicode=True).encode())
         words = [*RUN, "--config_files", str(folder / SETTINGS), "--quiet"]
@@ -188,7 +189,6 @@ class Runner:
             process.returncode = os.waitstatus_to_exitcode(status)
             with self._guard:
                 self._running.discard(process)
-        usage.starts += 1
         usage.wall_seconds += time.monotonic() - start
         usage.cpu_seconds += resources.ru_utime + resources.ru_stime
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
