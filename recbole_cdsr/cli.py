@@ -21,6 +21,7 @@ IS_FIRST = os.environ.get("RANK", "0") == "0"
 COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
+    "compare": "train many models on many data sets with many seeds, and write the tables of a paper",
     "prepare": "turn raw logs into the files of a data set",
     "recommend": "recommend items to users of the data set or to anyone with a history",
     "export": "write the bundle of a run, from which it recommends without the data set",
@@ -29,6 +30,7 @@ COMMANDS = {
 }
 # Commands with a module of their own: where, and its function.
 ELSEWHERE = {
+    "compare": ("recbole_cdsr.compare.command", "main"),
     "prepare": ("recbole_cdsr.prepare.command", "main"),
     "recommend": ("recbole_cdsr.recommend.command", "recommend"),
     "export": ("recbole_cdsr.recommend.command", "export"),
@@ -40,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 on success, 2 for something the user can mend, 1 if `evaluate` does not find the run's numbers again or
-        `doctor` finds that no run can work, 130 after Ctrl-C.
+        0 on success, 2 for something the user can mend, 1 if `evaluate` does not find the run's numbers again, a run of
+        `compare` failed, or `doctor` finds that no run can work, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -108,6 +110,8 @@ def _run(argv: list[str]) -> int:
     )
     _output_options(parser)
     options, rest = parser.parse_known_args(argv)
+    from recbole_cdsr.yaml_values import parse_keys
+
     keys = parse_keys(rest)
     if options.quiet or options.json or not IS_FIRST:
         keys.setdefault("show_progress", False)
@@ -146,6 +150,7 @@ def _evaluate(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     _set_up_logging(True)
     from recbole_cdsr import quick_start
+    from recbole_cdsr.yaml_values import parse_keys
 
     result = quick_start.evaluate(options.run, parse_keys(rest))
     _print_result(result, options)
@@ -168,32 +173,6 @@ def _study(argv: list[str]) -> int:
         advice = nearest(argv[0], list(STUDIES), "run `recbole-cdsr study --help` to see all studies")
         raise CDSRError(f"there is no study '{argv[0]}'; {advice}")
     return importlib.import_module(f"recbole_cdsr.study.{argv[0]}").main(argv[1:])
-
-
-def parse_keys(arguments: list[str]) -> dict[str, Any]:
-    """`--k v` and `--k=v` as typed values; a key given without a value is True.
-
-    Raises:
-        CDSRError: for anything that is not a key, or a key given twice with different values.
-    """
-    from recbole_cdsr.yaml_values import parse_value
-
-    keys: dict[str, Any] = {}
-    position = 0
-    while position < len(arguments):
-        word = arguments[position]
-        position += 1
-        if not word.startswith("--") or len(word) == 2:
-            raise CDSRError(f"'{word}' is neither an option nor a value of one; write --key value or --key=value")
-        key, equals, text = word[2:].partition("=")
-        if not equals and position < len(arguments) and not arguments[position].startswith("--"):
-            text, equals = arguments[position], "="
-            position += 1
-        value = parse_value(text) if equals else True
-        if key in keys and keys[key] != value:
-            raise CDSRError(f"the key '{key}' is given twice, as {keys[key]!r} and {value!r}; keep one")
-        keys[key] = value
-    return keys
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:

@@ -60,7 +60,7 @@ BOUNDS = {
     "numpy": Bound("1.26"),
     "pandas": Bound("2.2", "3", reason="RecBole's fillna on a column changes nothing from pandas 3 on"),
     "pyarrow": Bound("16"),
-    "scipy": Bound("1.6"),
+    "scipy": Bound("1.15"),
     "safetensors": Bound("0.4"),
     "pyyaml": Bound("6"),
     "tqdm": Bound("4.48.2"),

@@ -108,13 +108,22 @@ class RankTable:
         rows: np.ndarray | None = None,
     ) -> dict[str, float]:
         """Means over the rows (all, or those of a mask or index array); NaN where there is no row."""
-        rank = self.ranks(candidates)[0]
-        rank = rank if rows is None else rank[np.asarray(rows)]
         result = {}
-        for key, name, k in metric_keys(metrics, topk):
-            value = np.where(rank <= k, _METRICS[name](rank, k), 0.0)
-            result[key] = float(value.mean()) if len(value) else float("nan")
+        for key, values in self.by_row(metrics, topk, candidates).items():
+            values = values if rows is None else values[np.asarray(rows)]
+            result[key] = float(values.mean()) if len(values) else float("nan")
         return result
+
+    def by_row(
+        self,
+        metrics: str | Sequence[str] = DEFAULT_METRICS,
+        topk: int | Sequence[int] = (10,),
+        candidates: str = "domain",
+    ) -> dict[str, np.ndarray]:
+        """The metrics of every row, each [rows]; for tests on events."""
+        rank = self.ranks(candidates)[0]
+        keys = metric_keys(metrics, topk)
+        return {key: np.where(rank <= k, _METRICS[name](rank, k), 0.0) for key, name, k in keys}
 
     def summary(
         self,

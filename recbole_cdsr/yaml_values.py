@@ -35,6 +35,30 @@ def parse_value(text: str) -> Any:
         return text  # `,` or `[5,inf)`: a text, which the key may take or refuse
 
 
+def parse_keys(arguments: list[str]) -> dict[str, Any]:
+    """`--k v` and `--k=v` as typed values; a key given without a value is True.
+
+    Raises:
+        CDSRError: for anything that is not a key, or a key given twice with different values.
+    """
+    keys: dict[str, Any] = {}
+    position = 0
+    while position < len(arguments):
+        word = arguments[position]
+        position += 1
+        if not word.startswith("--") or len(word) == 2:
+            raise CDSRError(f"'{word}' is neither an option nor a value of one; write --key value or --key=value")
+        key, equals, text = word[2:].partition("=")
+        if not equals and position < len(arguments) and not arguments[position].startswith("--"):
+            text, equals = arguments[position], "="
+            position += 1
+        value = parse_value(text) if equals else True
+        if key in keys and keys[key] != value:
+            raise CDSRError(f"the key '{key}' is given twice, as {keys[key]!r} and {value!r}; keep one")
+        keys[key] = value
+    return keys
+
+
 def read_yaml(path: str | Path) -> dict:
     """The mapping in a yaml file.
 

@@ -25,6 +25,7 @@ from recbole_cdsr.data.atomic import read_columns, read_header
 from recbole_cdsr.data.corrupt import wrong_labels
 from recbole_cdsr.data.domains import attach_domains, check_domains
 from recbole_cdsr.data.events import EventStore
+from recbole_cdsr.data.restrict import restrict_to_domains
 from recbole_cdsr.data.validate import check_fields, check_items, check_times, fault, line_of_row, short
 from recbole_cdsr.errors import CDSRError
 
@@ -192,9 +193,9 @@ class CDSRDataset(SequentialDataset):
         self.events = EventStore.from_columns(self.inter_feat[self.uid_field], self.user_num, columns)
         self.inter_feat.update(Interaction({self.domain_field: columns[self.domain_field]}))
         self._aug_presets()
-        self.inter_feat = self._all_rows()
+        self.inter_feat = self.all_rows()
 
-    def _all_rows(self) -> Interaction:
+    def all_rows(self) -> Interaction:
         """One row per event, in the order of the event store; `item_length` 0 marks a user's first event."""
         user, events = self.events.user, self.events
         event = torch.arange(len(events))
@@ -236,6 +237,8 @@ class CDSRDataset(SequentialDataset):
         if self.config["layout"] == "interaction":
             event = torch.arange(len(self.events))
             rows[0] = torch.nonzero(event < stop[self.events.user]).flatten().numpy()
+        if wanted := self.config["train_domains"]:
+            rows, stop = restrict_to_domains(self, rows, stop, wanted)
         table = self.inter_feat.interaction
         parts = [self.copy(Interaction({name: values[index] for name, values in table.items()})) for index in rows]
         parts[0].train_stop = stop
