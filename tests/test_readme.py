@@ -37,7 +37,8 @@ def test_commands_run(repo):
         script = [repo / word if word == "run_recbole_cdsr.py" else word for word in line[1:]]
         words = [*starts[line[0]], *script]
         if not {"--help", "doctor", "evaluate", "recommend", "study"} & set(words):
-            words += ["--epochs", "2"] if {"--resume", "compare"} & set(words) else ["--dataset", "toy", "--epochs", "2"]
+            names_data = {"--resume", "compare"} & set(words)
+            words += ["--epochs", "2"] if names_data else ["--dataset", "toy", "--epochs", "2"]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
