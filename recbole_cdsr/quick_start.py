@@ -1,8 +1,7 @@
 """run(), evaluate(), load(), export(): from names and settings to a folder with everything about one run.
 
-A run folder holds config.yaml (all settings), environment.json (command, commit, versions), run.log, tensorboard/,
-history.csv (one line per epoch), checkpoint.pth and best.pth, ranks.npz (the rank of every test event), result.json,
-and bundle/, from which the model recommends without the data set.
+A run folder holds config.yaml, environment.json, run.log, tensorboard/, history.csv (a line per epoch), checkpoint.pth,
+best.pth, ranks.npz (the rank of every test event), result.json, and bundle/, which recommends without the data set.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_cdsr import checkpoint, compat, distributed
+from recbole_cdsr import checkpoint, compat, distributed, memory
 from recbole_cdsr.config import CDSRConfig, refuse_special_models
 from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.loaders import RowDataLoader, make_loaders
@@ -263,6 +262,7 @@ def _result(built: Run, part: str, ranks: RankTable) -> dict[str, Any]:
         "epochs": len(trainer.history),
         "valid_score": float(trainer.best_valid_score) if trainer.best_valid_result else None,
         "train_cpu_seconds": sum(row["train_cpu_seconds"] for row in trainer.history),
+        "peak_memory_bytes": memory.peak_bytes(),
         "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
         **result_dict(ranks, config["metrics"], config["topk"]),
         "run_dir": config["checkpoint_dir"],

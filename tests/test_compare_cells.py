@@ -63,7 +63,7 @@ def test_a_failed_cell_is_told_and_stops_no_other():
     assert "failed: no such luck" in told[0] and "done in" in told[1] and "about" in told[1]
     assert [finished(Path("out") / cell.name) for cell in cells] == [False, True, False]
     usage = usage_of(Path("out") / cells[1].name)
-    assert usage.peak_memory_bytes > 2**20 and usage.cpu_seconds > 0 and usage.starts == 1
+    assert usage.wall_seconds > 0 and usage.cpu_seconds > 0 and usage.starts == 1
 
 
 def test_finished_cells_are_kept_and_others_go_on():

@@ -51,7 +51,13 @@ def write_run(folder, ranks: RankTable, model="SASRec", seed=1, told=False, only
     folder = Path(folder)
     folder.mkdir(parents=True)
     result = {"model": model, "dataset": "toy_set", "seed": seed, "train_cpu_seconds": 12.0, "epochs": 6}
-    result |= {"best_epoch": 4, "parameters": 1234, "target_domain_was_input": told, **result_dict(ranks)}
+    result |= {
+        "best_epoch": 4,
+        "parameters": 1234,
+        "peak_memory_bytes": 2**29,
+        "target_domain_was_input": told,
+        **result_dict(ranks),
+    }
     settings = {"model": model, "dataset": "toy_set", "seed": seed, "metrics": ["NDCG", "MRR"], "topk": [10]}
     settings |= {"train_domains": list(only), **keys}
     ranks.save(folder / "ranks.npz")
@@ -82,6 +88,8 @@ def test_numbers_are_those_of_the_runs():
     assert first.head == ["model", "seeds", "a|b_1 (45)", "c (45)", "macro (90)", "micro (90)"]
     good, bad = first.rows if first.rows[0][0].text.startswith("HSTU") else first.rows[::-1]
     assert good[0].text == "HSTU (given the target's domain)" and all(value.bold for value in good[2:])
+    cost = next(one for one in made.tables if one.name.endswith("cost"))
+    assert [value.text for value in cost.rows[0][2:]] == ["1,234", "2.00 ± 0.00", "6 (4), 6 (4)", "512 ± 0"]
     assert [value.mark for value in bad[2:]] == ["‡", "‡", "", ""] and not any(value.bold for value in bad)
 
 

@@ -37,7 +37,7 @@ FREE_KEYS = MAY_CHANGE - {"epochs", "stopping_step"}
 
 @dataclass
 class Usage:
-    """What the processes of a cell took: seconds, CPU seconds of all threads, bytes at most; and how the last ended."""
+    """What the processes of a cell took: seconds, and CPU seconds of all threads; and how the last ended."""
 
     dataset: str
     variant: str
@@ -46,7 +46,6 @@ class Usage:
     starts: int = 0
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
     failure: str | None = None
 
 
@@ -191,8 +190,6 @@ class Runner:
                 self._running.discard(process)
         usage.wall_seconds += time.monotonic() - start
         usage.cpu_seconds += resources.ru_utime + resources.ru_stime
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-        usage.peak_memory_bytes = max(usage.peak_memory_bytes, resources.ru_maxrss * unit)
         usage.failure = None if finished(folder) else _reason(process.returncode, folder / OUTPUT)
         write_bytes(folder / USAGE, as_json(asdict(usage)))
 

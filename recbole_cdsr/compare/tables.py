@@ -160,12 +160,14 @@ def cost_table(dataset: str, runs: list[Finished]) -> Table:
     for label, group in by_label(runs).items():
         results = [run.result for run in group]
         per_epoch = [result["train_cpu_seconds"] / max(result["epochs"], 1) for result in results]
-        memory = [run.usage.peak_memory_bytes / 2**20 for run in group if run.usage and run.usage.peak_memory_bytes]
+        memory = [peak / 2**20 for result in results if (peak := result.get("peak_memory_bytes"))]
         epochs = ", ".join(f"{result['epochs']} ({result['best_epoch']})" for result in results)
         texts = [label, str(len(group)), f"{results[0]['parameters']:,}", spread(per_epoch, 2), epochs]
         rows.append([Value(text) for text in [*texts, spread(memory, 0) if memory else "-"]])
     head = ["model", "seeds", "parameters", "CPU s per epoch", "epochs (best)", "peak memory (MiB)"]
-    caption = "CPU seconds of training, all threads; memory is the largest resident set of the run's process."
+    caption = (
+        "CPU seconds of training, all threads; memory is the largest resident set of the process that finished the run."
+    )
     return Table(dataset, f"{dataset}-cost", f"{dataset}: cost", caption, head, rows)
 
 
