@@ -152,7 +152,8 @@ def half_written(folder: Path) -> list[str]:
 
 
 def _timeless(row: dict) -> dict:
-    return {key: value for key, value in row.items() if not key.endswith("_seconds")}
+    """Without what the machine had to do with it: seconds and memory."""
+    return {key: value for key, value in row.items() if not key.endswith(("_seconds", "memory_bytes"))}
 
 
 def same(first, second) -> bool:
