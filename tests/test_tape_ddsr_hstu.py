@@ -15,9 +15,10 @@ from recbole_cdsr.layers import intra_domain
 from recbole_cdsr.layers.domain_states import READS
 from recbole_cdsr.layers.intra_domain import KINDS
 from recbole_cdsr.layers.tape import TAPES
+from recbole_cdsr.model.base import read_choice
 from recbole_cdsr.model.tape_ddsr_hstu import TAPEDDSRHSTU
 from recbole_cdsr.paths import properties_dir
-from recbole_cdsr.yaml_values import parse_value
+from recbole_cdsr.yaml_values import parse_keys, parse_value
 from tests import test_autocdsr
 
 V, C, L = 41, 5, 14
@@ -210,6 +211,8 @@ def test_every_parameter_gets_a_gradient(tape, ddsr):
 
 
 def test_off_may_be_written_without_quotes():
+    config = CDSRConfig("TAPE-DDSR-HSTU", "toy", config_dict=parse_keys(["--tape", "off", "--ddsr=off"]))
+    assert read_choice(config, "tape", TAPES) == read_choice(config, "ddsr", READS) == "off"
     model = make_model(tape=parse_value("off"), ddsr=parse_value("off"))
     assert (model.tape, model.ddsr, model.needs_target_domain) == ("off", "off", False)
 
