@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from typing import BinaryIO
 
 
 def remove_halves(folder: Path) -> None:
-    """Removes what processes left in `folder` and below it that were killed inside `replacing`."""
-    for half in folder.rglob(".*.tmp"):
-        half.unlink(missing_ok=True)
+    """Removes the files and folders `.*.tmp` that killed processes left in `folder` and below it."""
+    for half in list(folder.rglob(".*.tmp")):
+        if half.is_dir():
+            shutil.rmtree(half)
+        else:
+            half.unlink(missing_ok=True)
 
 
 @contextmanager

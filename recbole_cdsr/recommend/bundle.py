@@ -112,18 +112,23 @@ def write(folder: Path, config: CDSRConfig, model: torch.nn.Module, train: Any, 
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CDSRError(f"{folder} exists and holds no bundle; choose another folder")
     folder = folder.absolute()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary, old = (folder.with_name(f".{folder.name}.{kind}.{os.getpid()}.tmp") for kind in ("new", "old"))
     try:
+        for half in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed here
+            shutil.rmtree(half)
         temporary.mkdir(parents=True)
         _write_files(temporary, config, model, train, readme, histories)
         read(temporary, model=config.model_class)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         temporary.rename(folder)
     except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         raise CDSRError(f"cannot write {folder}: {error.strerror or error}; make room or choose another one") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for half in (temporary, old):
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def _write_files(folder: Path, config: CDSRConfig, model: Any, train: Any, readme: str, histories: bool) -> None:
