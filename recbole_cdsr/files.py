@@ -37,3 +37,40 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` when the block ends well; else `folder` stays as it was.
+
+    Two renames, so that a kill leaves the old folder, none, or the new one, and never a part of one.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{kind}.{os.getpid()}.tmp") for kind in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for half in (new, old):
+            shutil.rmtree(half, ignore_errors=True)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes what killed processes left of `replacing_folder(folder)`; the folders of living ones stay."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        number = int(path.name.split(".")[-2])
+        try:
+            alive = number != os.getpid() and os.kill(number, 0) is None
+        except ProcessLookupError:
+            alive = False
+        except PermissionError:  # somebody else's
+            alive = True
+        if not alive:
+            shutil.rmtree(path, ignore_errors=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 from recbole_cdsr.data.atomic import read_columns, read_header
 from recbole_cdsr.data.synthetic import toy, write_atomic
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import remove_left_over, replacing_folder
 from recbole_cdsr.names import recbole_dir
 from recbole_cdsr.paths import properties_dir
 from recbole_cdsr.yaml_values import read_yaml
@@ -38,7 +37,7 @@ def ensure_built_in(name: str, folder: Path, domain_groups: dict[str, list[str]]
         recipe = {"source": "generated: recbole_cdsr.data.synthetic.toy"}
     else:
         return
-    _remove_left_over(folder)
+    remove_left_over(folder)
     if (folder / f"{name}.inter").is_file() and _stored_recipe(folder) in (None, recipe):
         return
     try:
@@ -51,40 +50,12 @@ def ensure_built_in(name: str, folder: Path, domain_groups: dict[str, list[str]]
 
 
 def _build(name: str, folder: Path, recipe: dict) -> None:
-    """Writes the files into a temporary folder and moves that into place, so a half-built set is never seen."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = _temporary(folder, "new"), _temporary(folder, "old")
-    try:
-        fresh.mkdir()
+    with replacing_folder(folder) as fresh:
         if name == "toy":
             write_atomic(fresh, name, toy())
         else:
             _write_ml100k(fresh, recipe["domain_groups"])
         (fresh / META_FILE).write_text(json.dumps({"name": name, **recipe}, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    finally:
-        for temporary in (fresh, old):
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{folder.name}.{kind}.{os.getpid()}.tmp")
-
-
-def _remove_left_over(folder: Path) -> None:
-    """Removes the temporary folders of processes that were killed; those of living ones stay."""
-    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
-        number = int(path.name.split(".")[-2])
-        try:
-            alive = number != os.getpid() and os.kill(number, 0) is None
-        except ProcessLookupError:
-            alive = False
-        except PermissionError:  # somebody else's
-            alive = True
-        if not alive:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _stored_recipe(folder: Path) -> dict | None:

@@ -14,8 +14,6 @@ are read, and that the model's class is looked up by name among those of this pa
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from torch import Tensor
 from recbole_cdsr.config import CDSRConfig, plain, refuse_special_models
 from recbole_cdsr.environment import versions
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import remove_left_over, replacing_folder
 from recbole_cdsr.recommend.files import (
     MANIFEST,
     read_json,
@@ -112,23 +111,13 @@ def write(folder: Path, config: CDSRConfig, model: torch.nn.Module, train: Any, 
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CDSRError(f"{folder} exists and holds no bundle; choose another folder")
     folder = folder.absolute()
-    temporary, old = (folder.with_name(f".{folder.name}.{kind}.{os.getpid()}.tmp") for kind in ("new", "old"))
     try:
-        for half in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed here
-            shutil.rmtree(half)
-        temporary.mkdir(parents=True)
-        _write_files(temporary, config, model, train, readme, histories)
-        read(temporary, model=config.model_class)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        remove_left_over(folder)
+        with replacing_folder(folder) as fresh:
+            _write_files(fresh, config, model, train, readme, histories)
+            read(fresh, model=config.model_class)
     except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         raise CDSRError(f"cannot write {folder}: {error.strerror or error}; make room or choose another one") from None
-    finally:
-        for half in (temporary, old):
-            shutil.rmtree(half, ignore_errors=True)
 
 
 def _write_files(folder: Path, config: CDSRConfig, model: Any, train: Any, readme: str, histories: bool) -> None:
