@@ -14,7 +14,7 @@ from recbole_cdsr.model.backbone import BACKBONES
 from recbole_cdsr.names import model_name
 from recbole_cdsr.paths import properties_dir
 from tests import test_autocdsr
-from tests.test_autocdsr import MAX_LENGTH, C, FakeDataset, V, make_batch
+from tests.test_autocdsr import MAX_LENGTH, C, FakeDataset, V, check_shared_parameters, make_batch
 
 merges = pytest.mark.parametrize("merge", MERGES)
 backbones = pytest.mark.parametrize("backbone", BACKBONES)
@@ -151,19 +151,7 @@ def test_shared_parameters_are_those_that_both_losses_reach(backbone, merge, n_d
         "bottleneck_merge": merge,
     }
     model = make_model(spread=0.3, hidden_dropout_prob=0.0, attn_dropout_prob=0.0, **keys)
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    losses = model.calculate_losses(make_batch())
-    reached = []
-    for loss in losses.values():
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        reached.append({name for name, g in zip(names, gradients, strict=True) if g is not None and g.any()})
-    chosen = {id(p) for p in model.shared_parameters()}
-    assert len(chosen) == len(model.shared_parameters())
-    assert {name for name, p in model.named_parameters() if id(p) in chosen} == (
-        (reached[0] & reached[1]) - {"item_embedding.weight"}
-    )
-    assert set(losses) == {"rec", "cross_domain"}
-    assert reached[0] == set(names)  # no parameter is idle
+    check_shared_parameters(model)
 
 
 def test_the_penalty_grows_neither_with_layers_nor_with_tokens():
