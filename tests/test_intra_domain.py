@@ -86,11 +86,24 @@ def test_in_double_precision_they_agree_to_its_last_digits(tiles, kind):
         torch.testing.assert_close(attention(*parts, bias), expected, atol=1e-13, rtol=1e-13)
 
 
-def test_the_form_follows_the_length():
-    domains, times = torch.ones(1, intra_domain.MASKED_MAX_LENGTH + 1, dtype=torch.long), None
-    assert isinstance(intra_domain_attention(domains, times, times, H, N), SegmentedAttention)
-    assert isinstance(intra_domain_attention(domains[:, 1:], times, times, H, N), MaskedAttention)
-    assert isinstance(intra_domain_attention(domains[:, 1:], times, times, H, N, "softmax"), SegmentedAttention)
+@pytest.mark.parametrize(
+    (
+        "length",
+        "first",
+        "form",
+    ),  # first: share of events in one of two domains; equal ones keep half of the pairs
+    [
+        (intra_domain.MASKED_MAX_LENGTH, 0.5, MaskedAttention),
+        (intra_domain.MASKED_MAX_LENGTH + 1, 0.5, SegmentedAttention),
+        (intra_domain.MASKED_MAX_LENGTH + 1, 0.8, MaskedAttention),
+        (intra_domain.SKEWED_MAX_LENGTH, 0.8, MaskedAttention),
+        (intra_domain.SKEWED_MAX_LENGTH + 1, 0.8, SegmentedAttention),
+    ],
+)
+def test_the_form_follows_the_length_and_the_pairs_inside_domains(length, first, form):
+    domains = torch.where(torch.arange(length) < first * length, 1, 2)[None]
+    assert isinstance(intra_domain_attention(domains, None, None, H, N), form)
+    assert isinstance(intra_domain_attention(domains, None, None, H, N, "softmax"), SegmentedAttention)
 
 
 @pytest.mark.parametrize("kind", KINDS)

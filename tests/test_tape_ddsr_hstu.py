@@ -64,6 +64,7 @@ def make_batch(rows: int = 4, length: int = L, full: bool = False, seed: int = 1
 
 def use_form(monkeypatch, form: str) -> None:
     monkeypatch.setattr(intra_domain, "MASKED_MAX_LENGTH", 1000 if form == "masked" else 0)
+    monkeypatch.setattr(intra_domain, "MOST_PAIRS", 1.0)
 
 
 every_form = pytest.mark.parametrize("form", ["masked", "segments"])

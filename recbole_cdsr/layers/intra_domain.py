@@ -28,15 +28,17 @@ from recbole_cdsr.layers.hstu import Attention, RelativeBias, distance, look_up,
 
 KINDS = ("silu", "softmax")
 
-# Longest padded history that takes the masked form of SiLU attention. Time of both forms, against HSTU's attention over
-# all events (CPU, one thread, 2,000 events, forward and backward, two heads of 32):
-#   L                                 30         64         96         128        160        192
-#   masked                            1.0-1.1    1.0-1.1    1.0        1.0        1.0-1.1    1.0-1.1
-#   segments, 2 equal domains         1.9        1.2        1.2-1.4    1.0        1.0        0.9
-#   segments, 10 equal domains        2.1        0.9        0.7        0.6        0.7        0.6
-#   segments, 80 % in one of 5        2.2        1.3        1.3        1.2        1.0-1.2    1.0
-# The threshold is where skewed histories stop to lose.
+# Padded histories up to MASKED_MAX_LENGTH take the masked form of SiLU attention; up to SKEWED_MAX_LENGTH those do that
+# keep more than MOST_PAIRS of all pairs inside domains. Time of both forms, against HSTU's attention over all events
+# (CPU, one thread, 2,000 events, forward and backward, two heads of 32):
+#   L                                 30         64         96         128        160        176       192-200    256
+#   masked                            1.0-1.1    1.0-1.1    1.0        1.0        1.0-1.1    1.0       1.0-1.1    1.0
+#   segments, 2 equal domains         1.9        1.2        1.2-1.4    1.0        1.0        1.0       0.8-0.9    0.9
+#   segments, 10 equal domains        2.1        0.9        0.7        0.6        0.7        0.7       0.5-0.6    0.5
+#   segments, 80 % in one of 5        2.2        1.3        1.3        1.2        1.0-1.2    1.3       1.0-1.1    1.0
 MASKED_MAX_LENGTH = 160
+SKEWED_MAX_LENGTH = 256
+MOST_PAIRS = 0.58  # two equal domains keep 0.5, four fifths of the events in one of many 0.64
 # Segments of a group differ in length by at most this factor, so that little of a group is padding; those up to
 # SHORTEST share a group, where padding is cheaper than kernels of their own.
 MAX_RATIO = 1.5
@@ -185,9 +187,17 @@ def intra_domain_attention(
     kind: str = "silu",
 ) -> Attention:
     """Attention inside domains for the layers of one batch, in the form that is faster; arguments as below."""
-    if kind == "silu" and domains.size(1) <= MASKED_MAX_LENGTH:
+    if kind == "silu" and _masked_is_faster(domains):
         return MaskedAttention(domains, query_time, key_time, divisor)
     return SegmentedAttention(DomainSegments(domains, query_time, key_time, n_heads), divisor, kind)
+
+
+def _masked_is_faster(domains: Tensor) -> bool:
+    length = domains.size(1)
+    if not MASKED_MAX_LENGTH < length <= SKEWED_MAX_LENGTH:
+        return length <= MASKED_MAX_LENGTH
+    counts = F.one_hot(domains.long()).sum(1)[:, 1:]
+    return bool(counts.square().sum() > MOST_PAIRS * length**2 * len(domains))
 
 
 class MaskedAttention(hstu.CausalAttention):

@@ -92,14 +92,19 @@ def token_of(value: Any, where: str) -> str:
     raise CDSRError(f"{where}: expected a text or a whole number, but got {value!r}")
 
 
+def time_of(value: Any, where: str) -> float:
+    """A timestamp as a float; CDSRError if it is no finite number."""
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits:
+        raise CDSRError(f"{where}: a timestamp is a finite number, but got {value!r}")
+    return float(value)
+
+
 def _pair(event: Any, where: str) -> tuple[Any, float]:
     if not isinstance(event, list | tuple) or len(event) != 2:
         raise CDSRError(f"{where}: expected (item, timestamp) as in the events before it, but got {event!r}")
     token, time = event
-    fits = isinstance(time, numbers.Real) and not isinstance(time, bool) and math.isfinite(time)
-    if not fits:
-        raise CDSRError(f"{where}: a timestamp is a finite number, but got {time!r}")
-    return token, float(time)
+    return token, time_of(time, where)
 
 
 def _sequence(value: Any, message: str) -> Any:

@@ -12,7 +12,7 @@ What is answered, case by case:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from recbole_cdsr.names import nearest
 from recbole_cdsr.recommend import bundle as bundles
 from recbole_cdsr.recommend.histories import Histories, read_histories, select, token_of
 from recbole_cdsr.recommend.scoring import Best, Scorer
+from recbole_cdsr.recommend.stream import Stream
 
 
 class Recommendation(NamedTuple):
@@ -119,6 +120,24 @@ class Recommender:
         own = select(events, numbers)
         return list(zip(self._names[own.items].tolist(), own.times.tolist(), strict=True))
 
+    def stream(self, history: Sequence[Any] = ()) -> Stream:
+        """One user whose events come one by one: `append` and `recommend` of the result.
+
+        Args:
+            history: the events so far, of items or of (item, timestamp) pairs, in time order.
+
+        Raises:
+            CDSRError: for events that cannot be, naming the event.
+        """
+        stream = Stream(self._bundle, self._number_of, self._answer_stream)
+        for event in history:
+            stream.append(*(event if isinstance(event, list | tuple) else (event,)))
+        return stream
+
+    def _answer_stream(self, history: Histories, domain, k: int, exclude_seen: bool, state_of) -> Recommendation:
+        domains = self._domain_numbers(domain, 1, ["this stream"])
+        return self._answer(history, None, domains, k, exclude_seen, state_of)[0]
+
     def _number_users(self, users: Sequence[Any], names: Sequence[str] | None) -> tuple[np.ndarray, Histories]:
         """The numbers of users, and the events of all users; both are read when first asked for."""
         if self._known is None:
@@ -156,7 +175,13 @@ class Recommender:
 
     @torch.no_grad()
     def _answer(
-        self, histories: Histories, users: np.ndarray | None, domains: np.ndarray, k: int, exclude_seen: bool
+        self,
+        histories: Histories,
+        users: np.ndarray | None,
+        domains: np.ndarray,
+        k: int,
+        exclude_seen: bool,
+        state_of: Callable[[int], torch.Tensor] | None = None,
     ) -> list[Recommendation]:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise CDSRError(f"k must be a whole number of 1 or more, but is {k!r}")
@@ -172,7 +197,8 @@ class Recommender:
                 self._fill(answers, chosen, best, "popularity", histories.unknown)
             for chosen in _batches(rows[~unaided], self._scorer.users_at_once):
                 who = None if users is None else users[chosen]
-                best = self._scorer.by_model(select(histories, chosen), who, number, items, int(k), exclude_seen)
+                own = select(histories, chosen)
+                best = self._scorer.by_model(own, who, number, items, int(k), exclude_seen, state_of)
                 self._fill(answers, chosen, best, "model", histories.unknown)
         return answers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,14 @@ class Scorer:
         return Best(torch.where(place == -torch.inf, -torch.inf, popularity[column]), items[column])
 
     def by_model(
-        self, histories: Histories, users: np.ndarray | None, domain: int, items: Tensor, k: int, exclude_seen: bool
+        self,
+        histories: Histories,
+        users: np.ndarray | None,
+        domain: int,
+        items: Tensor,
+        k: int,
+        exclude_seen: bool,
+        state_of: Callable[[int], Tensor] | None = None,
     ) -> Best:
         """Candidates by the model's scores.
 
@@ -75,23 +83,30 @@ class Scorer:
             users: [B] numbers of known users; None for new ones.
             domain: of the question, 0 for none.
             items: [n] candidates.
+            state_of: domain of the question -> states [B, D], if they are known already.
 
         Raises:
             CDSRError: if the model reads what the question does not hold, or a score is NaN.
         """
-        rows = self._rows(histories, users, domain).to(self.config["device"])
-        try:
-            score = self._tiles_of_states(rows, items) if self.ours else self._tiles_of_scores(rows, items)
-        except KeyError as error:
-            raise self._lacks(error) from error
+        if state_of is not None:
+            score = self._tiles_of_states(state_of(domain), items)
+        else:
+            rows = self._rows(histories, users, domain).to(self.config["device"])
+            try:
+                if self.ours:
+                    score = self._tiles_of_states(self.model.user_state(rows), items)
+                else:
+                    score = self._tiles_of_scores(rows, items)
+            except KeyError as error:
+                raise self._lacks(error) from error
         hidden = self._seen(histories, items) if exclude_seen else None
         scores, column = top_items(score, len(items), k, hidden)
         return Best(scores.float().cpu(), items[column.cpu()])
 
-    def _tiles_of_states(self, rows: Interaction, items: Tensor):
+    def _tiles_of_states(self, states: Tensor, items: Tensor):
         table, bias = self.model.item_table(), self.model.item_bias()
         items = items.to(table.device)
-        states, table = self.model.comparable(self.model.user_state(rows), table[items])
+        states, table = self.model.comparable(states, table[items])
         if bias is None:
             return lambda start, stop: states @ table[start:stop].T
         bias = bias[items]
