@@ -24,6 +24,7 @@ from recbole_cdsr.errors import CDSRError
 FIELD_TYPES = ("token", "float", "token_seq", "float_seq")
 LIKE = "user_id:token, item_id:token, timestamp:float"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+NAMES = pa.dictionary(pa.int32(), pa.string())  # each name once, and its number in every row
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PAR1": "Parquet"}
 
 
@@ -100,7 +101,7 @@ def read_columns(
     encoding: str,
     required: Collection[str] = (),
 ) -> pd.DataFrame:
-    """The `wanted` columns: tokens as str, floats as int64 where all are whole numbers, else float64, sequences as str.
+    """The `wanted` columns: tokens as categories, floats as int64 if all are whole, else float64, sequences as str.
 
     Args:
         required: those in which every row must have a value, and a token must be fit for a name.
@@ -117,7 +118,7 @@ def read_columns(
             parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False),
             convert_options=pacsv.ConvertOptions(
                 include_columns=wanted,
-                column_types=dict.fromkeys(names, pa.string()),
+                column_types={name: NAMES if kind == "token" else pa.string() for name, kind in fields.items()},
                 strings_can_be_null=False,
                 check_utf8=True,
             ),
@@ -129,11 +130,31 @@ def read_columns(
     return pd.DataFrame({name: _values(path, name, fields[name], table[name], name in required) for name in wanted})
 
 
+def split_sequences(
+    path: Path, name: str, texts: pd.Series, kind: type, separator: str, limit: int | None
+) -> list[np.ndarray]:
+    """The values of a sequence column, of which each text holds several; at most `limit` of each.
+
+    Raises:
+        CDSRError: names the line of a value that is not of the `kind`.
+    """
+    values = []
+    for row, text in enumerate(texts):
+        try:
+            values.append(np.array([kind(part) for part in text.split(separator) if part][:limit]))
+        except ValueError:
+            what, advice = f"'{short(text)}' is no list of numbers", "write numbers with seq_separator between them"
+            raise fault(path, what, advice, validate.line_of_row(path, row), name) from None
+    return values
+
+
 def _values(path: Path, name: str, kind: str, text: pa.ChunkedArray, required: bool) -> pd.Series | np.ndarray:
     if kind == "float":
         return _to_numbers(path, name, text, required)
-    if required:
-        validate.check_names(path, name, text)
+    if kind == "token":
+        text = text.unify_dictionaries()  # now all chunks share the first one's names
+        if required:
+            validate.check_names(path, name, text, text.chunk(0).dictionary)
     return text.to_pandas()
 
 

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from recbole_cdsr import compat
 from recbole_cdsr.data import split
-from recbole_cdsr.data.atomic import read_columns, read_header
+from recbole_cdsr.data.atomic import read_columns, read_header, split_sequences
 from recbole_cdsr.data.corrupt import wrong_labels
 from recbole_cdsr.data.domains import attach_domains, check_domains
 from recbole_cdsr.data.events import EventStore
 from recbole_cdsr.data.restrict import restrict_to_domains
-from recbole_cdsr.data.validate import check_fields, check_items, check_times, fault, line_of_row, short
+from recbole_cdsr.data.tokens import filter_by_inter_num, numbered
+from recbole_cdsr.data.validate import PADDING, check_fields, check_items, check_times, fault
 from recbole_cdsr.errors import CDSRError
 
 compat.apply()
@@ -103,28 +104,19 @@ class CDSRDataset(SequentialDataset):
         for name in names:
             self.field2source[name], self.field2type[name] = source, FeatureType(fields[name])
             if fields[name].endswith("_seq"):
-                frame[name] = self._split_sequences(path, name, frame[name])
+                kind = float if fields[name].startswith("float") else str
+                limit = (self.config["seq_len"] or {}).get(name)
+                frame[name] = split_sequences(path, name, frame[name], kind, self.config["seq_separator"], limit)
+                self.field2seqlen[name] = max(map(len, frame[name]))
             else:
                 self.field2seqlen[name] = 1
             if fields[name].startswith("float"):
                 self.field2bucketnum[name] = 2
         if source == FeatureSource.ITEM and self.iid_field in frame:
             check_items(path, self.iid_field, frame[self.iid_field])
+        if source != FeatureSource.INTERACTION:  # short tables, whose names are looked up and put together
+            frame = frame.astype({name: object for name in names if frame[name].dtype == "category"})
         return frame
-
-    def _split_sequences(self, path: Path, name: str, texts: pd.Series) -> list[np.ndarray]:
-        kind = float if self.field2type[name] == FeatureType.FLOAT_SEQ else str
-        limit = (self.config["seq_len"] or {}).get(name)
-        separator = self.config["seq_separator"]
-        values = []
-        for row, text in enumerate(texts):
-            try:
-                values.append(np.array([kind(part) for part in text.split(separator) if part][:limit]))
-            except ValueError:
-                what, advice = f"'{short(text)}' is no list of numbers", "write numbers with seq_separator between them"
-                raise fault(path, what, advice, line_of_row(path, row), name) from None
-        self.field2seqlen[name] = max(map(len, values))
-        return values
 
     # Processing
 
@@ -134,13 +126,20 @@ class CDSRDataset(SequentialDataset):
         super()._data_filtering()
 
     def _filter_by_inter_num(self) -> None:
-        """RecBole's, and the count of what it took away."""
-        before = self.inter_feat[self.uid_field]
-        super()._filter_by_inter_num()
-        gone = before.drop(self.inter_feat.index)
-        left = self.inter_feat[self.uid_field]
-        users = gone.nunique() - left[left.isin(gone.unique())].nunique()
-        self.dropped = {"users": users, "events": len(gone)}
+        filter_by_inter_num(self)
+
+    def _remap(self, remap_list: list) -> None:
+        """RecBole's, on categories."""
+        if not remap_list or any(kind != FeatureType.TOKEN for *_, kind in remap_list):
+            super()._remap(remap_list)
+            return
+        numbers, names = numbered([feat[field] for feat, field, _ in remap_list])
+        names = np.array([PADDING, *names])
+        number_of = {name: number for number, name in enumerate(names)}
+        for (feat, field, _), column in zip(remap_list, numbers, strict=True):
+            self.field2id_token.setdefault(field, names)
+            self.field2token_id.setdefault(field, number_of)
+            feat[field] = column
 
     def _reset_index(self) -> None:
         if self.inter_feat.empty:

@@ -55,7 +55,7 @@ def _domains_of_events(dataset: CDSRDataset) -> pd.DataFrame:
     An item in two domains is refused; with `split_items_by_domain` it becomes one item per domain, in `item_feat` too.
     """
     item, domain, events = dataset.iid_field, dataset.domain_field, dataset.inter_feat
-    pairs = events[[item, domain]].drop_duplicates()
+    pairs = events[[item, domain]].drop_duplicates().astype(object)
     twice = pairs[item].duplicated()
     if not twice.any():
         return pairs
@@ -73,8 +73,9 @@ def _domains_of_events(dataset: CDSRDataset) -> pd.DataFrame:
         row = int(np.argmax(taken))
         what = f"split_items_by_domain needs the name '{short(events[item][row])}', which an item has already"
         raise fault(dataset.inter_path, what, "rename that item", line_of_row(dataset.inter_path, row), item)
-    several = events[item].isin(whole[twice])
-    dataset.inter_feat = events.assign(**{item: events[item].mask(several, events[item] + "@" + events[domain])})
+    token, of = events[item].astype(object), events[domain].astype(object)
+    renamed = token.mask(token.isin(whole[twice]), token + "@" + of).astype("category")
+    dataset.inter_feat = events.assign(**{item: renamed})
     if (items := dataset.item_feat) is not None:
         parts = items.rename(columns={item: "whole"}).merge(pairs[split][[item, "whole"]], on="whole")
         rest = items[~items[item].isin(whole[twice])]

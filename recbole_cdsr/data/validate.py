@@ -154,12 +154,20 @@ def check_filled(path: Path, column: str, values: pa.ChunkedArray) -> None:
     refuse_values(path, column, values, empty, "the value is missing", "fill it in or remove the line")
 
 
-def check_names(path: Path, column: str, values: pa.ChunkedArray) -> None:
+def check_names(path: Path, column: str, values: pa.ChunkedArray, names: pa.Array) -> None:
     """The values can be names of users, items or domains.
+
+    Args:
+        names: the different ones among `values`.
 
     Raises:
         CDSRError: names the first line where one is missing, stands between spaces, or is very long.
     """
+    trimmed = pc.utf8_trim_whitespace(names)
+    good = pc.and_(pc.equal(trimmed, names), pc.less_equal(pc.binary_length(names), LONGEST_TOKEN))
+    if pc.all(pc.and_(good, pc.not_equal(names, ""))).as_py():
+        return
+    values = values.cast(pa.string())
     check_filled(path, column, values)
     spaced = pc.not_equal(pc.utf8_trim_whitespace(values), values)
     advice = "remove them, since with and without them these are two names"
