@@ -11,16 +11,14 @@ Ratios hold for the machine they were taken on; compare no absolute numbers.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
+from measuring import in_a_process, measured
 
 N_DOMAINS, EVENTS_PER_USER = 5, 50
 
@@ -43,7 +41,7 @@ def main() -> None:
             users, items = write(Path(folder) / "drawn", events)
             found = {}
             for side in ["recbole"] * (events <= options.recbole_up_to) + ["ours"]:
-                runs = sorted(in_a_process(side, folder) for _ in range(options.rounds))
+                runs = sorted(in_a_process(__file__, "--side", side, folder) for _ in range(options.rounds))
                 found[side] = runs[len(runs) // 2]
             for side, numbers in found.items():
                 cells = [f"{events:,}", f"{users:,}", f"{items:,}", side]
@@ -99,28 +97,6 @@ def recbole(data_path: Path) -> tuple[float, float]:
 
 
 SIDES = {"ours": ours, "recbole": recbole}
-
-
-def measured(call) -> tuple[float, float]:
-    """CPU seconds, and MB above what the process held before."""
-    before, start = high_water(), time.process_time()
-    call()
-    return time.process_time() - start, high_water() - before
-
-
-def high_water() -> float:
-    """MB at the peak. Not getrusage, whose peak survives exec: the parent's may be the higher one."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
-
-
-def in_a_process(side: str, folder: str) -> tuple[float, float]:
-    command = [sys.executable, __file__, "--side", side, folder]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{side} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-    seconds, peak = map(float, done.stdout.split()[-2:])
-    return seconds, peak
 
 
 if __name__ == "__main__":

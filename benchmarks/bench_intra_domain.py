@@ -15,15 +15,12 @@ Ratios hold for the machine they were taken on; compare no absolute times.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measuring import in_a_process, measured
 from torch import Tensor
 
 from recbole_cdsr.layers.hstu import CausalAttention, HSTUEncoder, RelativeBias
@@ -130,25 +127,14 @@ def cpu_seconds(call: Callable[[], None]) -> float:
 def peak_in_a_process(length: int, n_domains: int, skewed: bool) -> float:
     # Tensors get pages of their own, which go back when they are freed: the peak is that of what is alive.
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
-    command = [sys.executable, __file__, "--peak", str(length), str(n_domains), str(int(skewed))]
-    done = subprocess.run(command, env=os.environ | allocator, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    return in_a_process(__file__, "--peak", length, n_domains, int(skewed), env=allocator)[0]
 
 
 def peak(length: int, n_domains: int, skewed: int) -> float:
     """MB that the attention of one layer adds in this process, at its peak, to what it held before."""
     Case(50, 2, False).attention()  # code that is loaded on the first call does not count
     case = Case(length, n_domains, bool(skewed))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far becomes what is held now
-    before = high_water()
-    case.attention(layers=1)
-    return high_water() - before
-
-
-def high_water() -> float:
-    """MB at the peak. Not getrusage, whose peak survives exec: the parent's may be the higher one."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    return measured(lambda: case.attention(layers=1))[1]
 
 
 if __name__ == "__main__":

@@ -15,15 +15,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from measuring import in_a_process, measured
 
 from recbole_cdsr import quick_start
 from recbole_cdsr.config import CDSRConfig
@@ -134,23 +131,17 @@ def compare_memory(options: argparse.Namespace, folder: Path) -> None:
 
 def measure_peak(dataset: str, folder: Path, steps: int, keys: dict) -> float:
     """`peak_of_steps` in a fresh process."""
-    options = ["--dataset", dataset, "--data_path", str(folder), "--steps", str(steps), "--peak", json.dumps(keys)]
+    options = ["--dataset", dataset, "--data_path", folder, "--steps", steps, "--peak", json.dumps(keys)]
     # Tensors get pages of their own, which go back when they are freed: the peak is that of what is alive.
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
-    done = subprocess.run(
-        [sys.executable, __file__, *options], env=os.environ | allocator, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
+    return in_a_process(__file__, *options, env=allocator)[0]
 
 
 def peak_of_steps(options: argparse.Namespace, keys: dict, folder: Path) -> float:
     """MB that the first steps of this process add, at their peak, to what it held before."""
     config = configure(options.dataset, options.data_path, keys)
     run = quick_start.build(config, quick_start.prepare(config), folder)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of loading, becomes what is held now
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run.trainer._train_epoch(FirstSteps(run.train, options.steps), 0)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return measured(lambda: run.trainer._train_epoch(FirstSteps(run.train, options.steps), 0))[1]
 
 
 if __name__ == "__main__":
