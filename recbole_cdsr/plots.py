@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,7 @@ class ShareMap:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels in rows of three, then a row of maps for each run that has some.
+    """Panels in rows of three, then a row of maps for each run that has some; either may lack.
 
     Attributes:
         runs: their names. One run: a colour for each quantity; several: for each run.
@@ -89,7 +89,15 @@ class Figure:
 
 
 def draw(figure: Figure) -> dict[str, bytes]:
-    """The figure as {"png": ..., "svg": ...}: 12 inches wide, the png with 150 dots per inch.
+    """The figure as {"png": ..., "svg": ...}, 12 inches wide; see `rendered`."""
+    return rendered(lambda: _compose(figure))
+
+
+def rendered(compose: Callable[[], Any]) -> dict[str, bytes]:
+    """What `compose` draws in the style of this module, as {"png": ..., "svg": ...}; the png has 150 dots per inch.
+
+    Args:
+        compose: returns a matplotlib Figure.
 
     Raises:
         CDSRError: if matplotlib is missing.
@@ -100,7 +108,7 @@ def draw(figure: Figure) -> dict[str, bytes]:
         raise CDSRError("figures need matplotlib; run: pip install 'recbole-cdsr[plots]'") from None
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the svg still holds the name
-        canvas = _compose(figure)
+        canvas = compose()
         files = {}
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
@@ -123,21 +131,21 @@ def _compose(figure: Figure) -> Any:
 
     rows = math.ceil(len(figure.panels) / COLUMNS)
     domains = max((len(one.names) for row in figure.maps.values() for one in row), default=0)
-    heights = [PANEL_HEIGHT * rows, *[min(4.8, 2.9 + 0.1 * domains)] * len(figure.maps)]
+    heights = [PANEL_HEIGHT * rows] * bool(rows) + [min(4.8, 2.9 + 0.1 * domains)] * len(figure.maps)
     canvas = Canvas(figsize=(12, 0.8 + 0.12 * len(figure.runs) + sum(heights)), layout="constrained")
     canvas.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     canvas.suptitle(f"{printable(figure.title, 110)}\n{printable(figure.subtitle, 110)}", fontsize=12)
     # Parts of their own: the names beside the maps do not push the panels out of line.
     parts = canvas.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    places = parts[0].subplots(rows, COLUMNS, squeeze=False).flat
+    places = parts[0].subplots(rows, COLUMNS, squeeze=False).flat if rows else ()
     for axes, panel in itertools.zip_longest(places, figure.panels):
         if panel is None:
             axes.remove()
         else:
             _draw_panel(axes, panel, figure)
-    _draw_maps(parts[1:], figure.maps)
-    if len(figure.runs) > 1:
-        styles = [_run_style(number) for number in range(len(figure.runs))]
+    _draw_maps(parts[bool(rows) :], figure.maps)
+    if rows and len(figure.runs) > 1:
+        styles = [run_style(number) for number in range(len(figure.runs))]
         names = [printable(name, 44) for name in figure.runs]
         _legend(parts[0], styles, names, loc="outside upper center", ncols=COLUMNS, frameon=False)
     return canvas
@@ -149,13 +157,13 @@ def _draw_panel(axes: Any, panel: Panel, figure: Figure) -> None:
     styles = dict(zip(named, _quantity_styles(named, several), strict=True))
     for line in panel.lines:
         if line.label in named:
-            style = styles[line.label] | (_run_style(line.run) if several else {})
+            style = styles[line.label] | (run_style(line.run) if several else {})
             axes.plot(line.epochs, line.values, markevery=max(1, len(line.epochs) // 10), **style)
         elif not several:
             axes.plot(line.epochs, line.values, **OTHERS)
     for run, epoch in enumerate(figure.marked):
         if epoch is not None:
-            axes.axvline(epoch, color=_run_style(run)["color"] if several else "#555555", linestyle=":", linewidth=1)
+            axes.axvline(epoch, color=run_style(run)["color"] if several else "#555555", linestyle=":", linewidth=1)
     axes.set(title=panel.title, xlabel="epoch", ylabel=panel.unit)
     _set_scales(axes, panel)
     handles = [{**style, "color": "black", "marker": ""} if several else style for style in styles.values()]
@@ -201,7 +209,8 @@ def _named(lines: list[Line]) -> tuple[list[str], int]:
     return [label for label in spans if label in kept], len(spans) - len(kept)
 
 
-def _run_style(run: int) -> dict[str, Any]:
+def run_style(run: int) -> dict[str, Any]:
+    """Colour and marker of a run's number; told apart without colour only by the round through the palette."""
     marker = MARKERS[run // len(PALETTE) % len(MARKERS)]
     return {"color": PALETTE[run % len(PALETTE)], "marker": marker, "markersize": 3.5}
 

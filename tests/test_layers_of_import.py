@@ -17,8 +17,9 @@ LAYERS = [
     {"__init__", "errors", "paths", "files", "names"},
     # 0. Pure mathematics: torch and numpy only.
     {"layers", "objectives", "balance", "distributed", "counting", "ranks", "checkpoint", "history", "memory"},
-    # 1. What touches RecBole's configuration and data; report turns numbers into tables, so that runs can print one.
-    {"data", "prepare", "config", "compat", "report", "protocol", "yaml_values", "run_folder", "environment"},
+    # 1. What touches RecBole's configuration, data and run folders, or turns numbers into tables, pictures, pages.
+    {"data", "prepare", "config", "compat", "protocol", "yaml_values", "run_folder", "run_records", "environment"}
+    | {"report", "plots", "curves", "html"},
     # 2.
     {"model"},
     # 3. One trainer and one way to rank for every model.
@@ -26,7 +27,7 @@ LAYERS = [
     # 4. What a script calls.
     {"quick_start", "compare", "recommend"},
     # 5. What a person calls.
-    {"tune", "plots", "study", "doctor", "cli", "__main__"},
+    {"tune", "study", "doctor", "cli", "__main__"},
 ]
 LAYER_OF = {name: level - 1 for level, names in enumerate(LAYERS) for name in names}
 # Libraries that a layer's modules may import at all; None: any.

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from recbole_cdsr import cli, plots
+from recbole_cdsr.run_records import read_runs
 from recbole_cdsr.study import STUDIES
-from recbole_cdsr.study.records import read_runs
 from recbole_cdsr.study.trajectory import panels_of
 
 ODD = ["$5 | $6", "_hidden", 'a\nb, "c" <d>', "家电"]

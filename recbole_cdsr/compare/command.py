@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recbole_cdsr.compare import formats
+from recbole_cdsr.compare import formats, report
 from recbole_cdsr.compare.cells import Runner, finished, refuse_other_settings, seconds_left, span, usage_of
 from recbole_cdsr.compare.plan import Cell, Plan, keep_plan, make_plan
 from recbole_cdsr.compare.records import find_runs, read_finished
@@ -139,10 +139,12 @@ def _show(cells: list[Cell], out: Path, jobs: int) -> int:
 
 
 def _report(folders: list[Path], out: Path) -> int:
-    """Writes the tables of finished runs, and prints the first of each data set."""
-    tables = make_tables(read_finished(folders))
+    """Writes the tables and the report of finished runs, and prints the first table of each data set."""
+    runs = read_finished(folders)
+    tables = make_tables(runs)
     written = formats.write(tables, out)
     shown = {table.dataset: table for table in reversed(tables.tables)}
     print("\n".join(formats.markdown(table) for table in reversed(shown.values())))
-    print("written: " + ", ".join(map(str, written)))
+    written += report.write(runs, tables, out)
+    print("written: " + ", ".join(str(path) for path in written if path.parent == out))
     return 0

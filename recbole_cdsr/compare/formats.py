@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cdsr.checkpoint import write_bytes
-from recbole_cdsr.compare.tables import Table, Tables, Value
+from recbole_cdsr.compare.tables import Table, Tables
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.html import Cell
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -62,7 +63,7 @@ def markdown(table: Table) -> str:
     return f"## {table.title}\n\n{body}\n" + (f"\n{table.caption}\n" if table.caption else "")
 
 
-def _in_markdown(value: Value) -> str:
+def _in_markdown(value: Cell) -> str:
     text = _pipe(value.text)
     return (f"**{text}**" if value.bold else text) + value.mark
 
@@ -94,7 +95,7 @@ def latex(table: Table) -> str:
     )
 
 
-def _in_latex(value: Value) -> str:
+def _in_latex(value: Cell) -> str:
     text = escaped(value.text)
     text = rf"\textbf{{{text}}}" if value.bold else text
     return text + (rf"\textsuperscript{{{escaped(value.mark)}}}" if value.mark else "")

@@ -9,6 +9,7 @@ from typing import Any
 from recbole_cdsr.compare.records import Finished, by_variant, mean_by_row, metrics_of, require_same_events
 from recbole_cdsr.compare.significance import LEVEL, RESAMPLES, Comparison, against_best
 from recbole_cdsr.compare.transfer import Gain, gains
+from recbole_cdsr.html import Cell
 from recbole_cdsr.ranks import CANDIDATE_SETS, SUMMARIES
 
 CANDIDATES = {"domain": "items of the target's domain", "all": "all items"}
@@ -30,15 +31,6 @@ SETTINGS_CAPTION = (
 
 
 @dataclass
-class Value:
-    """An entry of a table; `mark` stands raised behind it."""
-
-    text: str
-    bold: bool = False
-    mark: str = ""
-
-
-@dataclass
 class Table:
     """`name` is a short name for files and labels; the first column names the rows."""
 
@@ -47,7 +39,7 @@ class Table:
     title: str
     caption: str
     head: list[str]
-    rows: list[list[Value]]
+    rows: list[list[Cell]]
 
 
 @dataclass
@@ -124,11 +116,11 @@ def _score_table(dataset: str, candidates: str, metric: str, groups: dict, score
     best = {column: max(means[variant, column] for variant in groups) for column in columns}
     rows = []
     for variant, group in groups.items():
-        cells = [Value(named(variant, group)), Value(str(len(group)))]
+        cells = [Cell(named(variant, group)), Cell(str(len(group)))]
         for column in columns:
             text = spread([one[column][metric] for one in scores[variant]])
             is_best = means[variant, column] == best[column] and len(groups) > 1
-            cells.append(Value(text, is_best, marks.get((variant, column), "")))
+            cells.append(Cell(text, is_best, marks.get((variant, column), "")))
         rows.append(cells)
     head = ["model", "seeds", *(f"{name} ({counts[name]})" for name in columns)]
     title = f"{dataset}: {title_of(metric)}, among {CANDIDATES[candidates]}"
@@ -147,7 +139,7 @@ def _add_gains(made: Tables, dataset: str, found: list[Gain], candidates: str) -
             intervals = [of.get(column) for column in columns]
             seeds = next(gain.seeds for gain in here if gain.variant == variant)
             texts = [f"{one.mean:+.4f} [{one.low:+.4f}, {one.high:+.4f}]" if one else "" for one in intervals]
-            rows.append([Value(variant), Value(str(len(seeds))), *map(Value, texts)])
+            rows.append([Cell(variant), Cell(str(len(seeds))), *map(Cell, texts)])
         head = ["model", "seeds", *(f"{column or 'macro'} {counts[column]}" for column in columns)]
         caption = TRANSFER_CAPTION.format(candidates=f"among {CANDIDATES[candidates]}")
         title = f"{dataset}: gain of {title_of(metric)} by training on all domains, among {CANDIDATES[candidates]}"
@@ -163,7 +155,7 @@ def cost_table(dataset: str, runs: list[Finished]) -> Table:
         memory = [peak / 2**20 for result in results if (peak := result.get("peak_memory_bytes"))]
         epochs = ", ".join(f"{result['epochs']} ({result['best_epoch']})" for result in results)
         texts = [label, str(len(group)), f"{results[0]['parameters']:,}", spread(per_epoch, 2), epochs]
-        rows.append([Value(text) for text in [*texts, spread(memory, 0) if memory else "-"]])
+        rows.append([Cell(text) for text in [*texts, spread(memory, 0) if memory else "-"]])
     head = ["model", "seeds", "parameters", "CPU s per epoch", "epochs (best)", "peak memory (MiB)"]
     caption = (
         "CPU seconds of training, all threads; memory is the largest resident set of the process that finished the run."
@@ -179,9 +171,7 @@ def settings_table(dataset: str, groups: dict[str, list[Finished]]) -> Table:
     rows = []
     for variant, own in settings.items():
         differ = [key for key in keys if key in own and any(key in s and s[key] != own[key] for s in settings.values())]
-        rows.append(
-            [Value(variant), Value(str(own["model"])), Value(", ".join(f"{k}: {own[k]}" for k in differ) or "-")]
-        )
+        rows.append([Cell(variant), Cell(str(own["model"])), Cell(", ".join(f"{k}: {own[k]}" for k in differ) or "-")])
     return Table(
         dataset, f"{dataset}-settings", f"{dataset}: settings", SETTINGS_CAPTION, ["model", "class", "keys"], rows
     )

@@ -10,31 +10,18 @@ import argparse
 import csv
 import io
 import json
-import math
-import re
 from pathlib import Path
 from typing import Any
 
 from recbole_cdsr import plots
 from recbole_cdsr.checkpoint import write_bytes
+from recbole_cdsr.curves import MOST_RUNS_WITH_MAPS, drawn_columns, maps_of, panels_of
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.run_records import RunRecord, read_runs
 from recbole_cdsr.study import STUDIES
-from recbole_cdsr.study.records import Points, RunRecord, arrow, largest_pairs, read_runs, valid_metric
 from recbole_cdsr.study.trajectory_summary import markdown, summary
 
 DEFAULT_FOLDER = "trajectory"
-MOST_RUNS_WITH_MAPS = 3
-# Title, unit, scale, and which columns of history.csv belong there; the group is what the legend calls them.
-PANELS = (
-    ("Losses", "loss (nats)", "linear", r"loss_(?!cross_domain$)(.+)"),
-    ("Attention across domains (a_cd)", "share of attention", "share", r"loss_(cross_domain)"),
-    ("Validation score", "{metric} (mean of domains)", "linear", r"valid_(score)"),
-    ("Weights of the objectives", "multiplier of the loss", "linear", r"weight_(.+)|(factor)"),
-    ("Cosine between gradients", "cosine (-1 to 1)", "linear", r"(cosine|cosine_min)"),
-    ("Conflicts and exceptions", "share of steps", "share", r"(conflict|clipped|skipped)"),
-    ("Norms of the gradients", "L2 norm (log scale)", "log", r"gradient_norm_(.+)"),
-    ("Validation score by domain", "{metric}", "linear", r"valid_[a-z]+@\d+_(?!macro$|micro$)(.+)"),
-)
 
 
 def main(arguments: list[str]) -> int:
@@ -100,62 +87,6 @@ def _titles(records: list[RunRecord]) -> tuple[str, str]:
     trained = f": {keys['model']} on {keys['dataset']}" if {"model", "dataset"} <= keys.keys() else ""
     weighting = f"; objective_weighting: {keys['objective_weighting']}" if keys.get("objective_weighting") else ""
     return f"Balance of objectives over training{trained}", f"run {records[0].name}{weighting}; {dotted}"
-
-
-def panels_of(records: list[RunRecord]) -> list[plots.Panel]:
-    """The panels that have at least one line."""
-    metric = valid_metric(records)
-    panels = []
-    for title, unit, scale, pattern in PANELS:
-        lines = [
-            line
-            for number, record in enumerate(records)
-            for column, points in record.history.items()
-            if (match := re.fullmatch(pattern, column))
-            and (line := _line(match[match.lastindex], number, points, scale == "log"))
-        ]
-        if lines:
-            panels.append(plots.Panel(title, unit.format(metric=metric), lines, scale))
-    pairs = largest_pairs(records, plots.MOST_LINES)
-    lines = [
-        plots.Line(arrow(pair), number, list(points), list(points.values()))
-        for number, record in enumerate(records)
-        for pair in pairs
-        if (points := record.transfer.get(pair))
-    ]
-    if lines:
-        panels.append(plots.Panel("Attention on another domain", "share of attention", lines, "share"))
-    return panels
-
-
-def drawn_columns(record: RunRecord) -> list[str]:
-    """The columns of history.csv that some panel shows, panel by panel."""
-    patterns = [pattern for *_, pattern in PANELS]
-    return [column for pattern in patterns for column in record.history if re.fullmatch(pattern, column)]
-
-
-def _line(label: str, run: int, points: Points, positive: bool) -> plots.Line | None:
-    """A line through the points, on a log scale through the positive ones; None if there is none."""
-    kept = {epoch: value for epoch, value in points.items() if value > 0 or not positive}
-    return plots.Line(label, run, list(kept), list(kept.values())) if kept else None
-
-
-def maps_of(record: RunRecord) -> list[plots.ShareMap]:
-    """Attention between all pairs of domains at the first, the best and the last epoch with a record."""
-    epochs = sorted({epoch for points in record.transfer.values() for epoch in points})
-    roles: dict[int, list[str]] = {}
-    for role, epoch in (("first", epochs[0]), ("best", record.best_epoch), ("last", epochs[-1])):
-        if epoch in epochs:
-            roles.setdefault(epoch, []).append(role)
-    return [
-        plots.ShareMap(f"epoch {epoch} ({', '.join(names)})", record.domains, _shares(record, epoch))
-        for epoch, names in sorted(roles.items())
-    ]
-
-
-def _shares(record: RunRecord, epoch: int) -> list[list[float]]:
-    names = record.domains
-    return [[record.transfer.get((query, key), {}).get(epoch, math.nan) for key in names] for query in names]
 
 
 def table(records: list[RunRecord]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from recbole_cdsr.study.records import Points, RunRecord, arrow, largest_pairs, mean, valid_metric
+from recbole_cdsr.run_records import Points, RunRecord, arrow, largest_pairs, mean, valid_metric
 
 SHARES_OF_STEPS = ("conflict", "clipped", "skipped")
 

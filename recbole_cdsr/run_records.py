@@ -63,7 +63,7 @@ def read_runs(folders: list[str]) -> list[RunRecord]:
     names = [folder.name for folder in resolved]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    return [_read_run(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
+    return [record_of(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
 
 
 def valid_metric(records: list[RunRecord]) -> str:
@@ -92,7 +92,8 @@ def mean(points: Points) -> float:
     return math.fsum(points.values()) / len(points)
 
 
-def _read_run(folder: Path, name: str) -> RunRecord:
+def record_of(folder: Path, name: str = "") -> RunRecord:
+    """The record of one run folder; CDSRError as in `read_runs`."""
     if not folder.is_dir():
         raise CDSRError(f"there is no run folder {folder}; give the folder that a run has written")
     if not (folder / HISTORY).is_file():
