@@ -176,22 +176,28 @@ def _draw_panel(axes: Any, panel: Panel, figure: Figure) -> None:
 
 
 def _set_scales(axes: Any, panel: Panel) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=6))
     if axes.get_ylim()[0] < 0 < axes.get_ylim()[1]:
         axes.axhline(0, color="#777777", linewidth=0.8, zorder=1)
     if panel.scale == "log":
-        values = [value for line in panel.lines for value in line.values]
         axes.set_yscale("log")
-        ratio = max(values) / min(values)
-        between = (1,) if ratio > 1000 else (1, 2, 5) if ratio > 20 else (1, 2, 3, 5)  # as many ticks as have room
-        axes.yaxis.set_major_locator(LogLocator(subs=between) if ratio > 5 else MaxNLocator(5))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        set_log_ticks(axes.yaxis, [value for line in panel.lines for value in line.values])
     if panel.scale == "share":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+
+
+def set_log_ticks(axis: Any, values: Sequence[float]) -> None:
+    """As many ticks as have room on a log axis that shows these values, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    ratio = max(values) / min(values)
+    between = (1,) if ratio > 1000 else (1, 2, 5) if ratio > 20 else (1, 2, 3, 5)
+    axis.set_major_locator(LogLocator(subs=between) if ratio > 5 else MaxNLocator(5))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _legend(owner: Any, styles: list[dict], labels: list[str], **keys: Any) -> None:

@@ -138,6 +138,8 @@ def test_other_settings_are_refused():
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"epochs": 3, "data_path": "a", "n_layers": 1}))
     refuse_other_settings(folder, cell, {"epochs": 3, "data_path": "b", "n_layers": 1})
+    refuse_other_settings(folder, cell, {"epochs": 4, "n_layers": 1})  # nothing is trained yet
+    (folder / "checkpoint.pth").touch()
     with pytest.raises(CDSRError, match="has epochs = 3, but the plan says 4; move the folder away"):
         refuse_other_settings(folder, cell, {"epochs": 4, "n_layers": 1})
 

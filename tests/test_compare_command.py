@@ -44,6 +44,18 @@ def test_a_plan_is_trained_once_and_guarded(capsys):
     assert Path("out/tables.md").read_text(encoding="utf-8") == page
 
 
+def test_a_key_that_made_a_run_fail_can_be_mended(capsys):
+    broken = {"bare": PLAN["models"]["bare"], "wide": {"model": "AutoCDSR", "hidden_size": 17}}
+    assert cli.main([*write_plan(models=broken, single_domain=[]), "--jobs", "2"]) == 1
+    assert "out/toy/wide" not in Path("out/tables.md").read_text() and "hidden_size" in capsys.readouterr().err
+    mended = {**broken, "wide": {"model": "AutoCDSR", "hidden_size": 18}}
+    assert cli.main(write_plan(models=mended, single_domain=[])) == 0
+    assert "| wide |" in Path("out/tables.md").read_text()
+    broken["wide"]["hidden_size"] = 20
+    assert cli.main(write_plan(models=broken, single_domain=[])) == 2
+    assert "has hidden_size = 18" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

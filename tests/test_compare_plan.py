@@ -54,16 +54,23 @@ def test_variants_that_would_share_a_folder_are_refused():
         plan.cells(lambda dataset: [])
 
 
+def all_begun(dataset: str, variant: str) -> bool:
+    return True
+
+
 def test_a_plan_only_grows():
     folder = Path("out")
-    keep_plan(make_plan(CONTENT), folder, write=False)
+    keep_plan(make_plan(CONTENT), folder, all_begun, write=False)
     assert not folder.exists()
-    keep_plan(make_plan(CONTENT), folder, write=True)
-    keep_plan(make_plan({**CONTENT, "seeds": [3, 2, 1], "single_domain": True}), folder, write=True)
+    keep_plan(make_plan(CONTENT), folder, all_begun, write=True)
+    keep_plan(make_plan({**CONTENT, "seeds": [3, 2, 1], "single_domain": True}), folder, all_begun, write=True)
     for change, message in [
         ({"seeds": [1, 2]}, "'seeds' have 3"),
         ({"single_domain": ["bare"], "seeds": [1, 2, 3]}, r"'single_domain' have autocdsr\+"),
         ({"keys": {"epochs": 3, "n_layers": 2}, "seeds": [1, 2, 3], "single_domain": True}, "has n_layers = 1, not 2"),
     ]:
         with pytest.raises(CDSRError, match=message):
-            keep_plan(make_plan({**CONTENT, **change}), folder, write=True)
+            keep_plan(make_plan({**CONTENT, **change}), folder, all_begun, write=True)
+    keep_plan(
+        make_plan({**CONTENT, **change}), folder, lambda dataset, variant: False, write=True
+    )  # nothing trained yet

@@ -62,9 +62,14 @@ def usage_of(folder: Path, cell: Cell | None = None) -> Usage | None:
         return Usage(cell.dataset, cell.variant, cell.seed, cell.only) if cell else None
 
 
+def begun(folder: Path) -> bool:
+    """Whether the run in `folder` has trained an epoch; until then its settings may change."""
+    return (folder / LAST).is_file() or finished(folder)
+
+
 def refuse_other_settings(folder: Path, cell: Cell, wanted: dict[str, Any]) -> None:
     """CDSRError if the folder holds a run with other settings than `wanted` (as `config.plain` gives them)."""
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file() or not begun(folder):
         return
     there = read_yaml(folder / CONFIG)
     for key in {**there, **wanted}:

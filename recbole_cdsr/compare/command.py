@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cdsr.compare import formats, report
-from recbole_cdsr.compare.cells import Runner, finished, refuse_other_settings, seconds_left, span, usage_of
+from recbole_cdsr.compare.cells import Runner, begun, finished, refuse_other_settings, seconds_left, span, usage_of
 from recbole_cdsr.compare.plan import Cell, Plan, keep_plan, make_plan
 from recbole_cdsr.compare.records import find_runs, read_finished
 from recbole_cdsr.compare.tables import make_tables
@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
         wanted = plain(configs[cell.dataset, cell.variant])
         wanted |= {key: cell.settings[key] for key in ("seed", "train_domains")}
         refuse_other_settings(out / cell.name, cell, wanted)
-    keep_plan(plan, out, write=not options.dry_run)
+    trained = {(cell.dataset, cell.variant) for cell in cells if begun(out / cell.name)}
+    keep_plan(plan, out, lambda *pair: pair in trained, write=not options.dry_run)
     if options.dry_run:
         return _show(cells, out, options.jobs)
     for config in configs.values():  # here, since several cells would build a data set at the same time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +37,7 @@ MAPS = (
     "domain makes the sum of a row 1, and is left out of the colours. A model trained on recommendation alone (none), "
     "if there is one, comes first: the others show what balancing changes."
 )
-NAME = 40  # characters of a model's name that figures show
+NAME = 36  # characters in a line of a model's name
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,11 @@ def cost(groups: dict[str, list[Finished]], metric: str) -> Drawn:
         for number, (variant, group) in enumerate(groups.items()):
             seconds = [run.result["train_cpu_seconds"] for run in group]
             values = [run.ranks.by_domain(candidates="domain", **asked_for(metric))["macro"][metric] for run in group]
-            style = {**plots.run_style(number), "markersize": 7, "label": plots.printable(variant, NAME)}
+            style = {**_style(number, variant), "markersize": 8}
             middle = statistics.fmean(seconds), statistics.fmean(values)
             axes.errorbar(*middle, _spread(values), _spread(seconds), capsize=2, linestyle="", **style)
         axes.set(xscale="log", xlabel="CPU seconds of training", ylabel=f"{title_of(metric)}, macro")
+        plots.set_log_ticks(axes.xaxis, [run.result["train_cpu_seconds"] for group in groups.values() for run in group])
         _outside(axes)
         return canvas
 
@@ -200,8 +202,8 @@ def histories(groups: dict[str, list[Finished]], metric: str) -> Drawn:
                 at = np.arange(len(parts)) + 0.5 * _offset(number, len(values))
                 means = [of[rows].mean() for _, rows in parts]
                 errors = [of[rows].std(ddof=1) / np.sqrt(rows.sum()) if rows.sum() > 1 else 0 for _, rows in parts]
-                style = {**plots.run_style(number), "linewidth": 1, "capsize": 2}
-                axes.errorbar(at, means, errors, label=plots.printable(variant, NAME), **style)
+                style = {**_style(number, variant), "linewidth": 1, "capsize": 2}
+                axes.errorbar(at, means, errors, **style)
             axes.set_xticks(range(len(parts)), [f"{name}\n({int(rows.sum())})" for name, rows in parts])
             axes.set(title=title, ylabel=f"{title_of(metric)}, events" if axes.get_subplotspec().is_first_col() else "")
         _outside(axes)
@@ -223,7 +225,9 @@ def training(groups: dict[str, list[Finished]]) -> list[Drawn]:
     seeds = sorted({group[0].seed for _, group in chosen})
     rest = f" The first {len(chosen)} models only." if len(chosen) < len(kept) else ""
     drawn, subtitle = [], f"first seed of each model ({', '.join(map(str, seeds))}); dotted: the epoch that was chosen"
-    if panels := panels_of(records):
+    # A line for each model and domain is too much to read; the table has them.
+    panels = [panel for panel in panels_of(records) if len(panel.lines) <= 3 * len(records) or len(records) == 1]
+    if panels:
         marked = [record.best_epoch for record in records]
         names = [record.name for record in records]
         files = plots.draw(plots.Figure("Training", subtitle, names, marked, panels))
@@ -233,7 +237,7 @@ def training(groups: dict[str, list[Finished]]) -> list[Drawn]:
     maps = {record.name: maps_of(record) for record in records if record.transfer}
     maps = dict(list(maps.items())[:MOST_RUNS_WITH_MAPS])
     if maps:
-        files = plots.draw(plots.Figure("Attention between domains", subtitle, list(maps), [], [], maps))
+        files = plots.draw(plots.Figure("Attention between domains", "at epochs of training", list(maps), [], [], maps))
         drawn.append(Drawn("attention", "Attention between domains, before and after training", MAPS, files))
     return drawn
 
@@ -242,15 +246,21 @@ def _rows(places: int, variants: int):
     """A canvas with a horizontal band for each place."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(WIDTH, 1.4 + places * max(0.35, 0.17 * variants + 0.1)), layout="constrained")
+    canvas = Canvas(figsize=(WIDTH, 1.4 + places * max(0.4, 0.2 * variants + 0.1)), layout="constrained")
     return canvas, canvas.subplots()
 
 
 def _points(axes: Any, number: int, count: int, variant: str, values: Sequence[Sequence[float]]) -> None:
     at = np.arange(len(values)) + _offset(number, count)
     means, bars = [statistics.fmean(one) for one in values], [_spread(one) for one in values]
-    style = {**plots.run_style(number), "markersize": 5, "linestyle": "", "capsize": 2}
-    axes.errorbar(means, at, xerr=bars, label=plots.printable(variant, NAME), **style)
+    axes.errorbar(means, at, xerr=bars, linestyle="", capsize=2, **_style(number, variant))
+
+
+def _style(number: int, variant: str) -> dict[str, Any]:
+    """Colour, marker and name of a model; models differ by marker too, for eyes and printers without colour."""
+    marker = plots.MARKERS[number % len(plots.MARKERS)]
+    label = "\n".join(textwrap.wrap(plots.printable(variant, 4 * NAME), NAME))
+    return {**plots.run_style(number), "marker": marker, "markersize": 6, "label": label}
 
 
 def _finish(axes: Any, labels: list[str], unit: str, variants: int = 0) -> None:

@@ -142,10 +142,11 @@ def _refuse_equal_folders(cells: list[Cell]) -> None:
             raise CDSRError(f"'{cell.variant}' and '{other.variant}' would share the folder {cell.name}; rename one")
 
 
-def keep_plan(plan: Plan, folder: Path, write: bool) -> None:
+def keep_plan(plan: Plan, folder: Path, begun: Callable[[str, str], bool], write: bool) -> None:
     """Keeps the plan in the folder of the comparison; one that is there already may only grow.
 
     Args:
+        begun: whether a run of (data set, variant) has trained an epoch; until then its keys may change.
         write: False only checks.
 
     Raises:
@@ -153,7 +154,7 @@ def keep_plan(plan: Plan, folder: Path, write: bool) -> None:
     """
     if (folder / PLAN).is_file():
         before = make_plan(read_yaml(folder / PLAN))
-        if difference := _lost(before, plan):
+        if difference := _lost(before, plan, begun):
             raise CDSRError(f"{folder} holds a comparison whose {difference}; only add to it, or choose another --out")
     if not write:
         return
@@ -165,7 +166,7 @@ def keep_plan(plan: Plan, folder: Path, write: bool) -> None:
     write_bytes(folder / PLAN, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
 
 
-def _lost(before: Plan, now: Plan) -> str | None:
+def _lost(before: Plan, now: Plan, begun: Callable[[str, str], bool]) -> str | None:
     """What of the plan `before` is not in the plan `now`."""
     for part in ("models", "datasets", "seeds", "single_domain"):
         gone = [name for name in getattr(before, part) if name not in getattr(now, part)]
@@ -175,6 +176,6 @@ def _lost(before: Plan, now: Plan) -> str | None:
         for variant in before.models:
             old, new = before.settings(dataset, variant), now.settings(dataset, variant)
             for key in {**old, **new}:
-                if old.get(key) != new.get(key):
+                if old.get(key) != new.get(key) and begun(dataset, variant):
                     return f"{variant} on {dataset} has {key} = {old.get(key)}, not {new.get(key)}"
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recbole_cdsr import html
 from recbole_cdsr.checkpoint import write_bytes
+from recbole_cdsr.compare.plan import file_name
 from recbole_cdsr.compare.records import Finished
 from recbole_cdsr.compare.tables import Table, Tables, named
 from recbole_cdsr.errors import CDSRError
@@ -84,7 +85,7 @@ def _figures(whole: list[Finished], gains: list, folder: Path, dataset: str) -> 
     pictures, files = [], []
     for one in figures(whole, gains):
         for kind, content in one.files.items():
-            path = folder / FIGURES / f"{dataset}-{one.name}.{kind}"
+            path = folder / FIGURES / f"{file_name(dataset)}-{one.name}.{kind}"
             try:
                 path.parent.mkdir(exist_ok=True)
             except OSError as error:
