@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "train a model, choose its best epoch on validation data, and report test ranks per domain",
     "evaluate": "rank the test events of a finished run again, from its checkpoint",
     "compare": "train many models on many data sets with many seeds, and write the tables of a paper",
+    "tune": "search for hyper-parameters with Ray Tune, on validation events only",
     "prepare": "turn raw logs into the files of a data set",
     "recommend": "recommend items to users of the data set or to anyone with a history",
     "export": "write the bundle of a run, from which it recommends without the data set",
@@ -31,6 +32,7 @@ COMMANDS = {
 # Commands with a module of their own: where, and its function.
 ELSEWHERE = {
     "compare": ("recbole_cdsr.compare.command", "main"),
+    "tune": ("recbole_cdsr.tune.command", "main"),
     "prepare": ("recbole_cdsr.prepare.command", "main"),
     "recommend": ("recbole_cdsr.recommend.command", "recommend"),
     "export": ("recbole_cdsr.recommend.command", "export"),

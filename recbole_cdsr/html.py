@@ -82,6 +82,11 @@ def page(title: str, parts: Sequence[str]) -> str:
     )
 
 
+def escaped(text: str) -> str:
+    """The text as html, for parts that are put together elsewhere."""
+    return html.escape(text)
+
+
 def heading(text: str, level: int = 2) -> str:
     return f"<h{level}>{html.escape(text)}</h{level}>"
 

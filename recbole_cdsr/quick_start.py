@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_cdsr import checkpoint, compat, distributed, memory
+from recbole_cdsr import checkpoint, compat, distributed
 from recbole_cdsr.config import CDSRConfig, refuse_special_models
 from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.loaders import RowDataLoader, make_loaders
@@ -21,8 +22,8 @@ from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.ranks import RankTable
 from recbole_cdsr.recommend import bundle
 from recbole_cdsr.recommend.model_card import model_card
-from recbole_cdsr.report import result_dict, table
-from recbole_cdsr.run_folder import BEST, ENVIRONMENT, LAST, RANKS, RESULT, as_json, config_of, free_folder, open_folder
+from recbole_cdsr.run_folder import BEST, LAST, RANKS, RESULT, as_json, config_of, free_folder, open_folder
+from recbole_cdsr.run_result import describe, result_of
 from recbole_cdsr.trainer import MGDATrainer
 from recbole_cdsr.yaml_values import merged
 
@@ -182,7 +183,7 @@ def evaluate(run_dir: str | Path, config_dict: dict[str, Any] | None = None) -> 
         built = _load(config, folder)
         part, loader = built.evaluated
         ranks = built.trainer.rank_table(loader, config["show_progress"])
-    result = _result(built, part, ranks)
+    result = result_of(built, part, ranks)
     stored = Path(run_dir) / RANKS
     result["reproduced"] = bool(RankTable.load(stored).equals(ranks)) if stored.is_file() else None
     return result
@@ -228,73 +229,44 @@ def _write_bundle(built: Run, folder: Path) -> None:
 
 
 def _train(built: Run, folder: Path, resume: bool) -> dict[str, Any]:
-    _describe(built)
+    train(built, folder, resume)
+    return conclude(built, folder)
+
+
+def train(built: Run, folder: Path, resume: bool, callback: Callable[[int, float], None] | None = None) -> None:
+    """Trains, or goes on with training, and takes back the weights of the best epoch. Reads no test event.
+
+    Args:
+        folder: of the run.
+        resume: whether there may be a run to go on with.
+        callback: called with epoch and score after each validation.
+
+    Raises:
+        CDSRError: as in `run`.
+    """
+    describe(built)
     if resume and (folder / BEST).is_file() and not (folder / LAST).is_file():
         raise CDSRError(f"{folder / LAST} is gone, so the run cannot go on; `evaluate` still works, or start a new run")
     if resume and (folder / LAST).is_file():
         built.trainer.resume_checkpoint(folder / LAST)
         logger.info("resumed after epoch %d", built.trainer.start_epoch - 1)
     show = bool(built.config["show_progress"])
-    built.trainer.fit(built.train, built.valid if len(built.valid) else None, show_progress=show)
+    valid = built.valid if len(built.valid) else None
+    built.trainer.fit(built.train, valid, show_progress=show, callback_fn=callback)
     built.trainer.load_best()
+
+
+def conclude(built: Run, folder: Path) -> dict[str, Any]:
+    """Ranks the test events with the present weights; writes ranks, result and bundle into the folder of the run.
+
+    Returns:
+        what result.json holds.
+    """
     part, loader = built.evaluated
-    ranks = built.trainer.rank_table(loader, show)
-    result = _result(built, part, ranks)
+    ranks = built.trainer.rank_table(loader, bool(built.config["show_progress"]))
+    result = result_of(built, part, ranks)
     if distributed.rank() == 0:
         ranks.save(folder / RANKS)
         checkpoint.write_bytes(folder / RESULT, as_json(result))
         _write_bundle(built, folder)
     return result
-
-
-def _result(built: Run, part: str, ranks: RankTable) -> dict[str, Any]:
-    config, trainer = built.config, built.trainer
-    written = Path(config["checkpoint_dir"]) / ENVIRONMENT
-    return {
-        "model": config.model,
-        "dataset": config.dataset,
-        "part": part,
-        "layout": config["layout"],
-        "seed": config["seed"],
-        "target_domain_was_input": bool(getattr(built.model, "needs_target_domain", False)),
-        "target_time_was_input": bool(getattr(built.model, "needs_target_time", False)),
-        "best_epoch": trainer.best_epoch,
-        "epochs": len(trainer.history),
-        "valid_score": float(trainer.best_valid_score) if trainer.best_valid_result else None,
-        "train_cpu_seconds": sum(row["train_cpu_seconds"] for row in trainer.history),
-        "peak_memory_bytes": memory.peak_bytes(),
-        "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
-        **result_dict(ranks, config["metrics"], config["topk"]),
-        "run_dir": config["checkpoint_dir"],
-        "environment": json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None,
-        "table": "\n".join([table(ranks, config["metrics"], config["topk"]), *_given(built.model)]),
-    }
-
-
-def _given(model) -> list[str]:
-    """What stands below the table of a model that was told something about its targets."""
-    lines = []
-    if getattr(model, "needs_target_domain", False):
-        lines.append("The target's domain was input: do not compare the ranks among all items with other models'.")
-    if getattr(model, "needs_target_time", False):
-        lines.append("The target's time was input: compare with models that were given it too.")
-    return lines
-
-
-def _describe(built: Run) -> None:
-    """Says in a few lines what the data and the model are."""
-    data, config = built.train.dataset, built.config
-    n_domains = len(data.domain_names)
-    events = data.true_domain[data.events.columns[data.iid_field]].bincount(minlength=n_domains).tolist()
-    items = data.true_domain.bincount(minlength=n_domains).tolist()
-    users, catalogue, tied = data.user_num - 1, data.item_num - 1, 100 * data.tie_share
-    logger.info("%s: %d users, %d items, %d events", config["dataset"], users, catalogue, len(data.events))
-    logger.info("%.1f %% of neighbouring events share a time and keep the order of the file", tied)
-    logger.info("%d events stand there a second time, with the same user, item and time", data.repeated)
-    logger.info("dropped for too few events: %d users, %d events in all", *data.dropped.values())
-    for name, n_events, n_items in list(zip(data.domain_names, events, items, strict=True))[1:]:
-        logger.info("domain %s: %d events, %d items", name, n_events, n_items)
-    count = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
-    logger.info("%s: %d parameters on %s, layout %s", config.model, count, config["device"], config["layout"])
-    rows = [len(loader.dataset) for loader in (built.train, built.valid, built.test)]
-    logger.info("targets: %d to train on, %d to validate, %d to test", *rows)

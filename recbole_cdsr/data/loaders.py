@@ -126,7 +126,11 @@ def make_loaders(config, dataset: CDSRDataset):
     Raises:
         CDSRError: if no training target is left, or no item to draw as a negative.
     """
-    parts = dataset.build()
+    return loaders_of(config, dataset.build())
+
+
+def loaders_of(config, parts: list[CDSRDataset]):
+    """The loaders of parts that `CDSRDataset.build` made; arguments, result and errors as in `make_loaders`."""
     if len(parts[0]) == 0:
         raise CDSRError(f"{config['dataset']} has no user with at least two training events; weaken the filters")
     if not len(parts[1]) and not len(parts[2]):
