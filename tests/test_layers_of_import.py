@@ -18,7 +18,18 @@ LAYERS = [
     # 0. Pure mathematics: torch and numpy only.
     {"layers", "objectives", "balance", "distributed", "counting", "ranks", "checkpoint", "history", "memory"},
     # 1. What touches RecBole's configuration, data and run folders, or turns numbers into tables, pictures, pages.
-    {"data", "prepare", "config", "compat", "protocol", "yaml_values", "run_folder", "run_records", "run_result", "environment"}
+    {
+        "data",
+        "prepare",
+        "config",
+        "compat",
+        "protocol",
+        "yaml_values",
+        "run_folder",
+        "run_records",
+        "run_result",
+        "environment",
+    }
     | {"report", "plots", "curves", "html"},
     # 2.
     {"model"},

@@ -24,7 +24,7 @@ OBJECT_STORE = 512 * 2**20  # bytes, unless the data need more
 
 @contextmanager
 def ray_started(address: str | None, dashboard: bool, gpus: bool):
-    """Ray on this machine alone, reachable from it alone; or the cluster at an address.
+    """Ray on this machine alone, reachable from it alone; or the cluster at an address; or the one that runs already.
 
     Raises:
         CDSRError: if ray is missing, or there is no cluster at the address.
@@ -35,10 +35,15 @@ def ray_started(address: str | None, dashboard: bool, gpus: bool):
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not address:  # read when ray is imported: 127.0.0.1 stays what it is, instead of an address of the network
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError:
         raise CDSRError("a search needs ray; run: pip install 'recbole-cdsr[tune]'") from None
+    if ray.is_initialized():
+        yield ray
+        return
     keys: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if address:
         keys["address"] = address
