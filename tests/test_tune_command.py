@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 
 from recbole_cdsr import cli, evaluation, quick_start
 from recbole_cdsr.tune import search as searching
+from recbole_cdsr.tune.space import space_of
 
 pytest.importorskip("ray", reason="ray is not installed")
 
@@ -36,8 +38,8 @@ def tune(*arguments: str, space: str = SPACE, epochs: int = 3) -> int:
     return cli.main(["tune", *SMALL, "--space", "space.yaml", "--out", "out", "--epochs", str(epochs), *arguments])
 
 
-def trials() -> list[dict[str, str]]:
-    with open("out/trials.csv", newline="") as file:
+def trials(out: str = "out") -> list[dict[str, str]]:
+    with open(Path(out) / "trials.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -226,6 +228,19 @@ def test_ray_listens_on_this_machine_only_and_ctrl_c_tells_how_to_go_on():
     search.process.send_signal(signal.SIGINT)
     assert search.process.wait(timeout=60) == 130, said()
     assert re.search("go on with: recbole-cdsr tune --resume --out out", said())
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(repo, local_ray):
+    page = (repo / "docs" / "tune.md").read_text(encoding="utf-8")
+    search, again = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)[0].strip().splitlines()
+    assert cli.main(shlex.split(search)[1:]) == 0
+    assert cli.main([*shlex.split(again)[1:], "--quiet"]) == 0
+    scores = [float(row["valid_score"]) for row in trials("runs/search")]
+    assert json.loads(Path("runs/best/result.json").read_text())["valid_score"] == scores[0]
+    (space,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    Path("space.yaml").write_text(space)
+    assert "mask_ratio" in space_of("AutoCDSR", "space.yaml")
 
 
 def parent(pid: int) -> int:
