@@ -21,6 +21,6 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-# Timings against RecBole; each script prints ratios.
+# Ratios against RecBole, about 15 minutes; writes results/benchmarks.md.
 bench:
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PYTHON) "$$script" || exit 1; done
+	$(PYTHON) benchmarks/run_all.py
