@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_catalogue.py [--items 10000 100000 1000000] [--rounds 3]
 
-One step on 2,048 targets, D 64: item vectors of the histories, the loss forwards and backwards, and Adam on the table
-of items. plain: softmax by autograd with all logits at once, as RecBole writes it. Each case in a process of its own; CPU
+One step on 2,048 targets, D 64: vectors of the histories, the loss forwards and backwards, and Adam on the table of
+items. plain: softmax by autograd with all logits at once, as RecBole writes it. Each case in a process of its own; CPU
 seconds on one thread, medians; memory is the peak of what a step adds, table, gradient and moments included.
 Ratios hold for the machine they were taken on; compare no absolute numbers.
 """

@@ -122,17 +122,16 @@ class Balancer:
             weights = self.weights
             if weights is None:
                 weights, log = self._ask(None)
-            for parameter in self.parameters:
-                if parameter.grad is not None:
-                    parameter.grad = distributed.averaged(parameter.grad)
+            means = distributed.averaged_together([parameter.grad for parameter in self.parameters])
+            for parameter, mean in zip(self.parameters, means, strict=True):
+                parameter.grad = mean
         log["loss"] = sum(weight * value for weight, value in zip(weights, self.values.tolist(), strict=True) if weight)
         self.step += 1
         self._forget_step()
         return log
 
     def _weigh(self) -> tuple[list[float], dict[str, float]]:
-        if distributed.world() > 1:
-            self.gradients = [[g if g is None else distributed.averaged(g) for g in row] for row in self.gradients]
+        self.gradients = [distributed.averaged_together(row) for row in self.gradients]
         products = gramian([[row[number] for number in self.compared] for row in self.gradients])
         # A strategy may draw random numbers, which differ between processes; the step must not.
         self.weights, log = distributed.from_first(self._ask(products / self.scaler.get_scale() ** 2))
