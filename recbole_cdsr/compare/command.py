@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         out = Path(options.out or (options.from_folders[0] if only_one else DEFAULT_OUT))
         return _report(find_runs(options.from_folders), out)
     out, plan = Path(options.out or DEFAULT_OUT), make_plan(_content(options, keys))
-    configs = {(d, v): _config(plan, d, v) for d in plan.datasets for v in plan.models}
+    configs = {(d, v): checked_config(plan, d, v) for d in plan.datasets for v in plan.models}
     cells = plan.cells(lambda dataset: prepare(configs[dataset, next(iter(plan.models))])[0].domain_names[1:])
     for cell in cells:
         wanted = plain(configs[cell.dataset, cell.variant])
@@ -112,7 +112,7 @@ def _content(options: argparse.Namespace, keys: dict[str, Any]) -> dict[str, Any
     return {**content, **given, "keys": {**own, **keys} if isinstance(own, dict) else own}
 
 
-def _config(plan: Plan, dataset: str, variant: str) -> CDSRConfig:
+def checked_config(plan: Plan, dataset: str, variant: str) -> CDSRConfig:
     """The settings of a variant, checked before anything is trained."""
     settings = plan.settings(dataset, variant)
     keys = {key: value for key, value in settings.items() if key not in ("model", "dataset")}

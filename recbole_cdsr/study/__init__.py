@@ -1,8 +1,13 @@
-"""Studies: one module for each question, with `main(arguments) -> exit status`; it reads runs and writes a report.
+"""Studies: one module for each question, with `main(arguments) -> exit status`; it reads or trains runs, and writes.
 
 A new study is a module here and a line in STUDIES. This file imports nothing: the command line reads it for its help.
 """
 
 STUDIES = {
     "trajectory": "how losses, weights, gradients and attention across domains went over training",
+    "weights": "is any fixed weight of attention across domains best everywhere?",
+    "plugin": "what do AutoCDSR and AutoCDSR+ add to SASRec and BERT4Rec, and at what cost?",
+    "tokens": "how many bottleneck tokens does AutoCDSR+ need, and how are they merged?",
+    "noise": "what do wrong domain labels cost?",
+    "switch": "do TAPE and DDSR pay at switches of domain?",
 }

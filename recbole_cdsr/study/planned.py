@@ -1,0 +1,177 @@
+"""Studies that train what they need: a question, variants of models, and an answer from their test events.
+
+Runs are those of `compare`, each in a folder named by its settings, so that studies share runs: what one has trained
+is there for the next. A study writes `study.md` (question, what was found, table), its figure, and the tables and
+report of a comparison of its variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_cdsr.checkpoint import write_bytes
+from recbole_cdsr.compare import command, formats, report
+from recbole_cdsr.compare.cells import Runner, finished
+from recbole_cdsr.compare.figures import asked_for, main_metric
+from recbole_cdsr.compare.plan import Cell, make_plan
+from recbole_cdsr.compare.records import Finished, by_variant, mean_by_row, read_finished
+from recbole_cdsr.compare.significance import Interval, bootstrap
+from recbole_cdsr.compare.tables import make_tables
+from recbole_cdsr.config import CDSRConfig
+from recbole_cdsr.data.sources import ensure_built_in
+from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.yaml_values import parse_keys, parse_value
+
+RUNS = "runs/studies"
+LONGEST_NAME = 100  # characters of a run's name; a longer one ends in a hash
+# Studies look at many runs: each stops sooner than a run of its own would.
+KEYS = {"stopping_step": 5}
+
+Groups = dict[str, list[Finished]]  # variant -> its runs
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study found: sentences, and its figure by kind of file, if it draws one."""
+
+    sentences: list[str]
+    draw: Callable[[], dict[str, bytes]] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    variants: name -> keys, among them `model`.
+    analyse: (variant -> runs, metric such as ndcg@10) -> answer.
+    """
+
+    name: str
+    question: str
+    variants: dict[str, dict[str, Any]]
+    analyse: Callable[[Groups, str], Answer]
+
+    def main(self, argv: list[str]) -> int:
+        """`recbole-cdsr study NAME`; returns 0, 1 if a run failed, 130 after Ctrl-C."""
+        options, keys = self._options(argv)
+        out, runs = Path(options.out or f"runs/study-{self.name}"), Path(options.runs)
+        cells = self.cells(options.dataset, options.seeds, {**KEYS, **keys})
+        if options.dry_run:
+            left = [cell for cell in cells if not finished(runs / cell.name)]
+            print("\n".join(f"{'to do' if cell in left else 'finished':<9} {runs / cell.name}" for cell in cells))
+            print(f"{len(left)} of {len(cells)} runs to do")
+            return 0
+        try:
+            failed = Runner(runs, options.jobs, lambda line: print(line, file=sys.stderr, flush=True)).train(cells)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return 130
+        if failed:
+            print(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again", file=sys.stderr)
+            return 1
+        names = dict(zip(dict.fromkeys(cell.variant for cell in cells), self.variants, strict=True))
+        found = [
+            replace(run, variant=names[run.variant]) for run in read_finished([runs / cell.name for cell in cells])
+        ]
+        print(self.write(found, out))
+        return 0
+
+    def cells(self, dataset: str, seeds: list[int], keys: dict[str, Any]) -> list[Cell]:
+        """The runs of the study; checks all settings, and builds a data set that is built in."""
+        models = {run_name({**keys, **own}, dataset): own for own in self.variants.values()}
+        if len(models) < len(self.variants):
+            raise CDSRError(f"two variants of the study {self.name} are the same with these keys; leave the keys out")
+        plan = make_plan({"models": models, "datasets": [dataset], "seeds": seeds, "keys": keys})
+        configs = [command.checked_config(plan, dataset, variant) for variant in plan.models]
+        ensure_built_in(dataset, Path(configs[0]["data_path"]), configs[0]["domain_groups"])
+        return plan.cells(lambda name: [])
+
+    def write(self, runs: list[Finished], out: Path) -> str:
+        """Writes everything; returns the text of study.md."""
+        metric, tables = main_metric(runs[0]), make_tables(runs)
+        formats.write(tables, out)
+        report.write(runs, tables, out)
+        answer = self.analyse(by_variant(runs), metric)
+        seeds = sorted({run.seed for run in runs})
+        lines = [f"# {self.question[0].upper()}{self.question[1:]}", "", " ".join(answer.sentences), ""]
+        if answer.draw and find_spec("matplotlib"):
+            for kind, content in answer.draw().items():
+                write_bytes(out / f"{self.name}.{kind}", content)
+            lines += [f"![{self.question}]({self.name}.svg)", ""]
+        lines += [f"Seeds {', '.join(map(str, seeds))}. All tables and figures: report.html.", ""]
+        text = (
+            "\n".join(lines)
+            + "\n"
+            + "\n".join(formats.markdown(table) for table in (tables.tables[0], *tables.tables[-2:]))
+        )
+        write_bytes(out / "study.md", text.encode())
+        return text + f"\nwritten: {out / 'study.md'}, {out / 'report.html'}"
+
+    def _options(self, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+        parser = argparse.ArgumentParser(
+            prog=f"recbole-cdsr study {self.name}",
+            description=self.question,
+            epilog="Any other --key value holds for all runs. The same command goes on where it was stopped.",
+            allow_abbrev=False,
+        )
+        parser.add_argument("-d", "--dataset", default="ml-100k", help="name of a data set (default: ml-100k)")
+        parser.add_argument(
+            "--seeds", type=seeds_of, default=[1], help="whole numbers, separated by commas (default: 1)"
+        )
+        parser.add_argument("--out", metavar="DIR", help=f"folder of the answer (default: runs/study-{self.name})")
+        parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"folder of the runs, shared (default: {RUNS})")
+        parser.add_argument(
+            "--jobs", type=int, default=1, help="runs at the same time, which share the cores (default: 1)"
+        )
+        parser.add_argument("--dry_run", action="store_true", help="list the runs, and train nothing")
+        options, rest = parser.parse_known_args(argv)
+        if options.jobs < 1:
+            raise CDSRError(f"--jobs must be at least 1, but is {options.jobs}")
+        return options, parse_keys(rest)
+
+
+def seeds_of(text: str) -> list:
+    return [parse_value(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def run_name(keys: dict[str, Any], dataset: str) -> str:
+    """The name of a run by its settings, those at their defaults left out: equal settings, equal names."""
+    defaults = CDSRConfig(str(keys["model"]), dataset).final_config_dict
+    rest = {key: value for key, value in sorted(keys.items()) if key not in ("model", "data_path")}
+    name = ",".join([str(keys["model"]), *(f"{k}={v}" for k, v in rest.items() if defaults.get(k, v is None) != v)])
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def difference(groups: Groups, one: str, two: str, metric: str, domain: int | None = None) -> Interval:
+    """Variant one minus variant two on the same test events, mean over seeds, with a bootstrap interval over events.
+
+    Args:
+        domain: number of a domain; None: the mean over domains.
+    """
+    values = [mean_by_row(groups[name], "domain", asked_for(metric))[metric] for name in (one, two)]
+    of = groups[one][0].ranks.domain
+    wanted = [domain] if domain else np.unique(of).tolist()
+    return bootstrap([(values[0] - values[1])[of == number] for number in wanted])
+
+
+def told(what: str, interval: Interval) -> str:
+    """A difference in words that claim no more than its interval."""
+    span = f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    if interval.low > 0 or interval.high < 0:
+        return f"{what}: {span}."
+    return f"{what}: {span}, within noise."
+
+
+def macro(run: Finished, metric: str) -> float:
+    """Mean over domains on test events, among the items of the target's domain."""
+    return run.ranks.by_domain(candidates="domain", **asked_for(metric))["macro"][metric]

@@ -1,0 +1,124 @@
+"""Studies that train: what they say follows from numbers, and never more than these allow."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_cdsr import cli
+from recbole_cdsr.compare import significance
+from recbole_cdsr.compare.cells import finished
+from recbole_cdsr.compare.records import find_runs, read_finished
+from recbole_cdsr.compare.significance import Interval
+from recbole_cdsr.study import STUDIES, noise, plugin, switch, tokens, weights
+from recbole_cdsr.study.planned import run_name, told
+from tests.test_compare_tables import table, write_run
+
+PLANNED = {"weights": weights, "plugin": plugin, "tokens": tokens, "noise": noise, "switch": switch}
+METRIC = "ndcg@10"
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch):
+    monkeypatch.setattr(significance, "RESAMPLES", 499)
+
+
+def groups(strengths: dict[str, float], seeds=(1, 2), **result) -> dict[str, list]:
+    """Runs whose ranks are the better the higher the strength of their variant, as a study gets them."""
+    for number, strength in enumerate(strengths.values()):
+        for seed in seeds:
+            folder = write_run(f"runs/{number}-{seed}", table(strength, seed), "AutoCDSR", seed, number=number)
+            path = folder / "result.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "valid_score": strength, **result}))
+    runs = read_finished(find_runs(["runs"]))
+    named = list(strengths)
+    found: dict[str, list] = {}
+    for run in runs:
+        run.variant = named[run.settings["number"]]
+        found.setdefault(run.variant, []).append(run)
+    return found
+
+
+def test_a_planted_best_weight_is_found():
+    strengths = dict.fromkeys(weights.FIXED, 1.0) | {"fixed 0.05": 8.0, "preference": 1.0, "mgda": 8.0}
+    answer = weights.analyse(groups(strengths), METRIC)
+    told_all = " ".join(answer.sentences)
+    assert (
+        "Validation chooses the fixed weight 0.05" in told_all
+        and "one weight is best in every domain: 0.05" in told_all
+    )
+    assert re.search(r"preference minus the chosen fixed weight, macro: -\S+ \[-\S+ -\S+\]\.", told_all)
+    assert re.search(r"mgda minus the chosen fixed weight, macro: .* within noise\.", told_all)
+    assert set(answer.draw()) == {"png", "svg"}
+
+
+def test_gains_and_times_of_plugins():
+    strengths = {name: (8.0 if name == "AutoCDSR on sasrec" else 2.0) for name in plugin.STUDY.variants}
+    found = groups(strengths)
+    for run in found["AutoCDSR on sasrec"]:
+        run.result |= {"train_cpu_seconds": 24.0, "best_epoch": 5}
+    first, second, *_ = plugin.analyse(found, METRIC).sentences
+    assert re.match(r"AutoCDSR on sasrec, gain over bare sasrec, macro: \+\S+ \[\+\S+ \+\S+\]\.", first)
+    assert "takes 2.00 times as long" in first and "epoch 2.40 times" in first  # 24 / 6 * 6 to 12 / 6 * 5 CPU seconds
+    assert "within noise" in second and "takes 1.00 times" in second
+
+
+def test_noise_and_tokens_speak_of_their_extremes():
+    strengths = {name: (2.0 if "50 %" in name and "TAPE" in name else 8.0) for name in noise.STUDY.variants}
+    sentences = noise.analyse(groups(strengths), METRIC).sentences
+    assert ["within noise" in one for one in sentences] == [True, True, False]
+
+
+def test_tokens_name_the_choice_of_validation():
+    strengths = dict.fromkeys(tokens.STUDY.variants, 2.0) | {"4 tokens, gate": 6.0}
+    sentences = tokens.analyse(groups(strengths), METRIC).sentences
+    assert sentences[0] == "Validation chooses 4 tokens, gate." and "gate minus 4 tokens, mean" in sentences[1]
+    assert "Over 2 seeds" in sentences[2]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "noise_told"), [(0.1, 0.2, False), (-0.2, -0.1, False), (-0.1, 0.1, True), (0.0, 0.1, True)]
+)
+def test_words_never_claim_a_difference_whose_interval_holds_zero(low, high, noise_told):
+    assert ("within noise" in told("x", Interval((low + high) / 2, low, high, 0.5))) == noise_told
+
+
+def test_equal_settings_have_equal_names():
+    name = run_name({"model": "AutoCDSR", "epochs": 3}, "toy")
+    assert name == "AutoCDSR,epochs=3" == run_name({"epochs": 3, "model": "AutoCDSR", "backbone": "sasrec"}, "toy")
+    assert run_name({"model": "AutoCDSR", "epochs": 4}, "toy") != name
+    long = [run_name({"model": "AutoCDSR", "train_domains": ["d" * 200 + last]}, "toy") for last in "ab"]
+    assert long[0] != long[1] and max(map(len, long)) <= 100
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_every_study_plans_runs_that_are_possible(name, capsys):
+    assert cli.main(["study", name, "--dataset", "toy", "--seeds", "1,2", "--dry_run"]) == 0
+    count = 2 * len(PLANNED[name].STUDY.variants)
+    assert f"{count} of {count} runs to do" in capsys.readouterr().out and not Path("runs").exists()
+    assert set(PLANNED) < set(STUDIES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANNED)
+def test_every_study_is_answered_by_one_command(name, capsys):
+    small = ["--epochs", "1", "--hidden_size", "16", "--runs", "cells", "--out", "out", "--jobs", "2"]
+    assert cli.main(["study", name, "--dataset", "toy", *small]) == 0
+    text = Path("out/study.md").read_text()
+    assert f"![{STUDIES[name]}]({name}.svg)" in text and Path(f"out/{name}.png").is_file()
+    assert Path("out/report.html").is_file() and text in capsys.readouterr().out
+    runs = [path.parent for path in Path("cells").rglob("result.json")]
+    assert len(runs) == len(PLANNED[name].STUDY.variants) and all(map(finished, runs))
+
+
+@pytest.mark.slow
+def test_gaps_count_events_since_the_last_visit():
+    cli.main(["run", "--model", "HSTU", "--dataset", "toy", "--epochs", "1", "--run_dir", "run", "--quiet"])
+    (run,) = read_finished([Path("run")])
+    gap = switch.gaps(run)
+    assert ((gap == 1) == ~run.ranks.switch).all() and ((gap == 0) == (run.ranks.domain_history_length == 0)).all()
+    assert (gap <= run.ranks.history_length).all() and len(np.unique(gap)) > 2
