@@ -14,11 +14,12 @@ from recbole_cdsr.compare import significance
 from recbole_cdsr.compare.cells import finished
 from recbole_cdsr.compare.records import find_runs, read_finished
 from recbole_cdsr.compare.significance import Interval
-from recbole_cdsr.study import STUDIES, noise, plugin, switch, tokens, weights
+from recbole_cdsr.study import STUDIES, noise, plugin, proxy, switch, tokens, weights
 from recbole_cdsr.study.planned import run_name, told
+from tests.helpers import plain_histories, random_events, write_dataset
 from tests.test_compare_tables import table, write_run
 
-PLANNED = {"weights": weights, "plugin": plugin, "tokens": tokens, "noise": noise, "switch": switch}
+PLANNED = {"proxy": proxy, "weights": weights, "plugin": plugin, "tokens": tokens, "noise": noise, "switch": switch}
 METRIC = "ndcg@10"
 
 
@@ -98,7 +99,7 @@ def test_equal_settings_have_equal_names():
 @pytest.mark.parametrize("name", PLANNED)
 def test_every_study_plans_runs_that_are_possible(name, capsys):
     assert cli.main(["study", name, "--dataset", "toy", "--seeds", "1,2", "--dry_run"]) == 0
-    count = 2 * len(PLANNED[name].STUDY.variants)
+    count = 2 * (len(PLANNED[name].STUDY.variants) + 2 * len(PLANNED[name].STUDY.alone))  # toy has two domains
     assert f"{count} of {count} runs to do" in capsys.readouterr().out and not Path("runs").exists()
     assert set(PLANNED) < set(STUDIES)
 
@@ -112,13 +113,41 @@ def test_every_study_is_answered_by_one_command(name, capsys):
     assert f"![{STUDIES[name]}]({name}.svg)" in text and Path(f"out/{name}.png").is_file()
     assert Path("out/report.html").is_file() and text in capsys.readouterr().out
     runs = [path.parent for path in Path("cells").rglob("result.json")]
-    assert len(runs) == len(PLANNED[name].STUDY.variants) and all(map(finished, runs))
+    study = PLANNED[name].STUDY
+    assert len(runs) == len(study.variants) + 2 * len(study.alone) and all(map(finished, runs))
 
 
-@pytest.mark.slow
 def test_gaps_count_events_since_the_last_visit():
-    cli.main(["run", "--model", "HSTU", "--dataset", "toy", "--epochs", "1", "--run_dir", "run", "--quiet"])
+    inter, item = random_events()
+    write_dataset("drawn", inter, item)
+    cli.main(["run", "--model", "HSTU", "--dataset", "drawn", "--epochs", "1", "--run_dir", "run", "--quiet"])
     (run,) = read_finished([Path("run")])
-    gap = switch.gaps(run)
-    assert ((gap == 1) == ~run.ranks.switch).all() and ((gap == 0) == (run.ranks.domain_history_length == 0)).all()
-    assert (gap <= run.ranks.history_length).all() and len(np.unique(gap)) > 2
+    gap, domain_of = switch.gaps(run), dict(item)
+    for number, user in enumerate(run.ranks.user):
+        visits = [domain_of[one] for one, _ in plain_histories(inter)[user]]
+        wanted = next((n for n, domain in enumerate(reversed(visits[:-1]), 1) if domain == visits[-1]), 0)
+        assert gap[number] == wanted, user
+    assert len(set(gap)) > 2
+
+
+def test_events_fall_into_the_four_groups_of_outcomes():
+    whole = read_finished([write_run("runs/whole", table(1, 1), "AutoCDSR", 1)])
+    single = [
+        write_run(f"runs/{n}", table(1, 2 + n, only), "AutoCDSR", 1, only=(only,))
+        for n, only in enumerate(("a|b_1", "c"))
+    ]
+    group, rows = proxy.outcomes(whole[0], read_finished(single))
+    assert len(group) == len(set(rows.tolist())) == 80  # of 90 events, every ninth has no earlier event of its domain
+    right = whole[0].ranks.rank_domain[rows] <= 10
+    assert (np.isin(group, (0, 2)) == right).all() and set(group) == {0, 1, 2, 3}
+
+
+def test_attention_is_compared_between_hurt_and_helped_events():
+    group = np.repeat([0, 1, 2, 3], 30)
+    bare = np.where(group == 1, 0.4, 0.2) + np.random.default_rng(0).normal(0, 0.01, 120)
+    words = " ".join(proxy.in_words("bare", "balanced", {"bare": bare, "balanced": 0.5 * bare}, group))
+    assert (
+        "0.40" in words and "it differs (Mann-Whitney p = 0.000" in words and "-50 % where only single right" in words
+    )
+    same = {"bare": np.tile([0.2, 0.3], 60), "balanced": np.tile([0.2, 0.3], 60)}
+    assert "does not differ beyond noise" in " ".join(proxy.in_words("bare", "balanced", same, group))

@@ -81,7 +81,7 @@ def _paired(
     """Metric -> values of the events that both kinds of runs ranked, for both, and how many events the domain has."""
     require_same_events(whole)
     require_same_events(single)
-    there, rows = (_places(runs[0].ranks, domain) for runs in (whole, single))
+    there, rows = (places_of(runs[0].ranks, domain) for runs in (whole, single))
     if lost := [event for event in rows if event not in there]:
         what = f"{single[0].folder} ranked an event of the user {lost[0][0]} that {whole[0].folder} did not"
         raise CDSRError(f"{what}; give both runs the same data and eval_args")
@@ -96,7 +96,7 @@ def _paired(
     return one, two, len(there)
 
 
-def _places(ranks: RankTable, domain: str) -> dict[tuple[str, int], int]:
+def places_of(ranks: RankTable, domain: str) -> dict[tuple[str, int], int]:
     """(user, number of the user's earlier events in the domain) -> row; the same in both kinds of runs."""
     rows = np.flatnonzero(ranks.domain == ranks.domain_names.index(domain))
     events = zip(ranks.user[rows].tolist(), ranks.domain_history_length[rows].tolist(), strict=True)

@@ -5,6 +5,7 @@ A new study is a module here and a line in STUDIES. This file imports nothing: t
 
 STUDIES = {
     "trajectory": "how losses, weights, gradients and attention across domains went over training",
+    "proxy": "does attention across domains tell of negative transfer?",
     "weights": "is any fixed weight of attention across domains best everywhere?",
     "plugin": "what do AutoCDSR and AutoCDSR+ add to SASRec and BERT4Rec, and at what cost?",
     "tokens": "how many bottleneck tokens does AutoCDSR+ need, and how are they merged?",

@@ -29,6 +29,7 @@ from recbole_cdsr.compare.tables import make_tables
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.data.sources import ensure_built_in
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.quick_start import prepare
 from recbole_cdsr.yaml_values import parse_keys, parse_value
 
 RUNS = "runs/studies"
@@ -52,12 +53,14 @@ class Study:
     """
     variants: name -> keys, among them `model`.
     analyse: (variant -> runs, metric such as ndcg@10) -> answer.
+    alone: variants that are trained on each domain alone too; their runs come along, with `only` set.
     """
 
     name: str
     question: str
     variants: dict[str, dict[str, Any]]
     analyse: Callable[[Groups, str], Answer]
+    alone: tuple[str, ...] = ()
 
     def main(self, argv: list[str]) -> int:
         """`recbole-cdsr study NAME`; returns 0, 1 if a run failed, 130 after Ctrl-C."""
@@ -89,10 +92,13 @@ class Study:
         models = {run_name({**keys, **own}, dataset): own for own in self.variants.values()}
         if len(models) < len(self.variants):
             raise CDSRError(f"two variants of the study {self.name} are the same with these keys; leave the keys out")
-        plan = make_plan({"models": models, "datasets": [dataset], "seeds": seeds, "keys": keys})
+        single = [name for name, own in models.items() if own in [self.variants[variant] for variant in self.alone]]
+        plan = make_plan(
+            {"models": models, "datasets": [dataset], "seeds": seeds, "keys": keys, "single_domain": single}
+        )
         configs = [command.checked_config(plan, dataset, variant) for variant in plan.models]
         ensure_built_in(dataset, Path(configs[0]["data_path"]), configs[0]["domain_groups"])
-        return plan.cells(lambda name: [])
+        return plan.cells(lambda name: prepare(configs[0])[0].domain_names[1:])
 
     def write(self, runs: list[Finished], out: Path) -> str:
         """Writes everything; returns the text of study.md."""

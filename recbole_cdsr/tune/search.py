@@ -19,7 +19,6 @@ EXPERIMENT = "ray"  # folder of Ray's own state
 MUTABLE = ("learning_rate", "weight_decay", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "temperature")
 MUTABLE += ("cross_domain_weight", "mask_ratio", "n_negatives")
 HALVING = 3  # of asha: one trial of three goes on at each rung
-OBJECT_STORE = 512 * 2**20  # bytes, unless the data need more
 
 
 @contextmanager
@@ -50,7 +49,7 @@ def ray_started(address: str | None, dashboard: bool, gpus: bool):
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         keys |= {"address": "local", "num_cpus": cores, "_node_ip_address": "127.0.0.1"}
-        keys |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1", "object_store_memory": OBJECT_STORE}
+        keys |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
         if not gpus:
             keys["num_gpus"] = 0
     try:
