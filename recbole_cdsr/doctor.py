@@ -67,6 +67,8 @@ BOUNDS = {
     "matplotlib": Bound("3.9", extra="plots"),
     "torchjd": Bound("0.18", "0.19", extra="surgery", reason="its weightings move between minor releases"),
     "cvxpy": Bound("1.6", extra="surgery"),
+    "optuna": Bound("5", extra="tune-searchers"),
+    "hyperopt": Bound("0.3", extra="tune-searchers"),
     "qpsolvers": Bound("1.0.1", extra="surgery-gpl"),
     "quadprog": Bound("0.1.9", but="0.1.10", extra="surgery-gpl"),
     "ecos": Bound("2.0.14", extra="surgery-gpl"),
