@@ -40,12 +40,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             users, items = write(Path(folder) / "drawn", events)
             found = {}
-            for side in ["recbole"] * (events <= options.recbole_up_to) + ["ours"]:
+            for side in ["RecBole"] * (events <= options.recbole_up_to) + ["ours"]:
                 runs = sorted(in_a_process(__file__, "--side", side, folder) for _ in range(options.rounds))
                 found[side] = runs[len(runs) // 2]
             for side, numbers in found.items():
                 cells = [f"{events:,}", f"{users:,}", f"{items:,}", side]
-                for number, theirs in zip(numbers, found.get("recbole", (None, None)), strict=True):
+                for number, theirs in zip(numbers, found.get("RecBole", (None, None)), strict=True):
                     cells += [f"{number:.1f}", f"{theirs / number:.1f}" if theirs else ""]
                 print("| " + " | ".join(cells) + " |", flush=True)
 
@@ -96,7 +96,7 @@ def recbole(data_path: Path) -> tuple[float, float]:
     return measured(lambda: next(iter(data_preparation(config, create_dataset(config))[0])))
 
 
-SIDES = {"ours": ours, "recbole": recbole}
+SIDES = {"RecBole": recbole, "ours": ours}
 
 
 if __name__ == "__main__":
