@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,11 @@ import yaml
 
 from recbole_cdsr import cli, evaluation, quick_start
 from recbole_cdsr.tune import search as searching
+from recbole_cdsr.tune.cluster import ray_started
 from recbole_cdsr.tune.space import space_of
 
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as the command does, before ray is imported
-pytest.importorskip("ray", reason="ray is not installed")
+# Not importorskip: the search sets what Ray reads when it is imported, so that it listens on this machine only.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
 SMALL = ["--dataset", "toy", "--hidden_size", "16", "--inner_size", "16", "--n_layers", "1"]
 SPACE = "learning_rate: {loguniform: [1e-3, 1e-1]}\nhidden_dropout_prob: [0.1, 0.3]\n"
@@ -26,7 +27,7 @@ SPACE = "learning_rate: {loguniform: [1e-3, 1e-1]}\nhidden_dropout_prob: [0.1, 0
 
 @pytest.fixture(scope="module")
 def local_ray():
-    with searching.ray_started(None, dashboard=False, gpus=False) as ray:
+    with ray_started(None, dashboard=False, gpus=False) as ray:
         yield ray
 
 
@@ -44,7 +45,9 @@ def test_a_search_ends_with_a_table_a_report_and_settings_that_give_the_score_ag
     assert tune("--samples", "4", "--grace_epochs", "1") == 0
     shown = capsys.readouterr()
     assert "4 trials" in shown.out and "macro" in shown.out and shown.err.count("after") == 4
+    assert "[4] " in shown.err and "asha stopped" in shown.out
     rows = trials()
+    assert {row["ended"] for row in rows} <= {"last epoch", "asha"} and all(row["trial"] in shown.out for row in rows)
     assert len(rows) == 4 and not any(row["error"] for row in rows)
     scores = [float(row["valid_score"]) for row in rows]
     assert scores == sorted(scores, reverse=True) and scores[0] > 0
@@ -52,6 +55,7 @@ def test_a_search_ends_with_a_table_a_report_and_settings_that_give_the_score_ag
     assert page.count("<img") == 2 and rows[0]["trial"] in page
     best = yaml.safe_load(Path("out/best.yaml").read_text())
     assert best["learning_rate"] == float(rows[0]["learning_rate"]) and best["epochs"] == int(rows[0]["epochs"])
+    assert best["data_path"] == str(Path("dataset").resolve())  # trials work elsewhere
     again = quick_start.run(config_file_list=["out/best.yaml"], config_dict={"show_progress": False}, run_dir="again")
     assert again["valid_score"] == scores[0]
     tested = json.loads((Path("out/trials") / rows[0]["trial"] / "result.json").read_text())
@@ -60,17 +64,18 @@ def test_a_search_ends_with_a_table_a_report_and_settings_that_give_the_score_ag
     assert [path.parent.name for path in Path("out/trials").rglob("ranks.npz")] == [rows[0]["trial"]]
 
 
-def test_trials_need_no_test_events_and_the_search_ranks_them_once(local_ray, monkeypatch):
-    parts, whole, ranked = searching._parts, evaluation.rank_events, []
-
-    def without_test(search):
-        train, valid, test = parts(search)
-        return [train, valid, test.copy(test.inter_feat[:0])]
-
-    monkeypatch.setattr(searching, "_parts", without_test)
-    monkeypatch.setattr("recbole_cdsr.trainer.rank_events", lambda *a: ranked.append(len(a[1].dataset)) or whole(*a))
+def test_trials_get_no_test_event_and_the_search_ranks_them_once(local_ray, monkeypatch):
+    run, whole, handed, ranked = searching.run, evaluation.rank_events, [], []
+    monkeypatch.setattr(searching, "run", lambda *a: handed.append(a[2]) or run(*a))
+    monkeypatch.setattr("recbole_cdsr.trainer.rank_events", lambda *a: ranked.append(a[1].dataset) or whole(*a))
     assert tune("--samples", "2", "--scheduler", "fifo") == 0
-    assert ranked == [60]  # in this process, after the search
+    (tested,) = ranked  # in this process, after the search
+    (data,) = handed
+    assert [len(part) for part in data.parts[1:]] == [60, 0] and len(tested) == 60
+    for part in data.parts:
+        assert not part.events.columns["item_id"][tested.inter_feat["event_index"]].any()
+    (best,) = Path("out/trials").rglob("ranks.npz")
+    assert quick_start.evaluate(best.parent)["reproduced"]  # the trial's checkpoint is one of the whole data
 
 
 @pytest.mark.slow
@@ -88,6 +93,7 @@ def test_every_scheduler_and_searcher_comes_to_an_end(local_ray, arguments):
         pytest.importorskip(library)
     assert tune("--samples", "3", *arguments) == 0
     assert len(trials()) == 3 and all(0 < int(row["epochs"]) <= 3 and not row["error"] for row in trials())
+    assert {row["hidden_dropout_prob"] for row in trials()} <= {"0.1", "0.3"}  # pbt multiplies
 
 
 def test_a_grid_trains_every_point_and_a_failing_one_is_told(local_ray):
@@ -110,10 +116,15 @@ def test_a_grid_trains_every_point_and_a_failing_one_is_told(local_ray):
         (["--model", "Pop"], "there is no search space for Pop"),
         (["--model", "AutoCDSR", "--epoch", "3"], "no key 'epoch'"),
         (["--space", "nothing.yaml"], "cannot read the config file nothing.yaml"),
+        (["--ray_address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+        (["--cpus_per_trial", "1000"], "a trial asks for 1000 CPUs and 0 GPUs, but the largest node has"),
+        (["--gpus_per_trial", "1000"], "a trial asks for 1 CPUs and 1000 GPUs, but the largest node has"),
+        (["--dataset", "nothing"], "there is no data set 'nothing'"),
+        (["--eval_args", "{split: {LS: test_only}}"], "no event to validate on"),
     ],
 )
-def test_mistakes_end_in_one_sentence(arguments, message, capsys):
-    dataset = [] if "--resume" in arguments else ["--dataset", "toy"]
+def test_mistakes_end_in_one_sentence(arguments, message, local_ray, capsys):
+    dataset = [] if {"--resume", "--dataset"} & set(arguments) else ["--dataset", "toy"]
     assert cli.main(["tune", *dataset, "--out", "out", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1

@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import own_models
 from recbole_cdsr.paths import properties_dir
 from recbole_cdsr.tune.plan import Search
-from recbole_cdsr.tune.space import RANGES, active, examples, grid, space_of
+from recbole_cdsr.tune.space import RANGES, active, examples, grid, read_axes, space_of
 
 SPACES = sorted(path.stem for path in (properties_dir() / "search").glob("*.yaml"))
 PLAN = {
@@ -41,7 +43,7 @@ def test_all_kinds_are_read():
         "AutoCDSR",
         written(
             "a: {uniform: [0, 1]}\nb: {loguniform: [1e-4, 1]}\nc: {randint: [1, 9]}\nd: {quniform: [0, 1, 0.5]}\n"
-            "e: {qloguniform: [1, 8, 2]}\nf: {qrandint: [2, 8, 2]}\ng: [x, y]\nh: 3\n"
+            "e: {qloguniform: [2, 8, 2]}\nf: {qrandint: [2, 8, 2]}\ng: [x, y]\nh: 3\n"
             "i: {uniform: [0, 1], when: {g: x}}\n"
         ),
     )
@@ -60,6 +62,34 @@ def test_recboles_hyper_files_are_read_in_their_meaning():
     assert axes["x"].values == (0, 1) and axes["q"].values == (0, 1, 0.1)
 
 
+def test_recboles_texts_of_lists_are_lists():
+    axes = space_of("NARM", written("dropout_probs choice ['[0.25,0.5]','[0.2,0.2]']", "narm.hyper"))
+    assert axes["dropout_probs"].values == ([0.25, 0.5], [0.2, 0.2])
+
+
+@settings(max_examples=300)
+@given(st.floats(-1e3, 1e3), st.sampled_from(RANGES), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_whatever_a_searcher_proposes_ends_on_the_axis(value, kind, low, steps, whole):
+    step = 1 if whole or "int" in kind else 0.1
+    ends = [low * step, (low + steps) * step, step][: 3 if kind.startswith("q") else 2]
+    axis = read_axes(Path("a.yaml"), {"a": {kind: ends}})["a"]
+    settled = axis.settled(value)
+    assert low * step - 1e-9 <= settled <= (low + steps) * step - (kind == "randint") + 1e-9
+    assert axis.settled(settled) == settled
+    if kind not in ("uniform", "loguniform"):
+        assert isinstance(settled, int) == (step == 1)  # a key like n_layers takes nothing else
+    if kind.startswith("q"):
+        assert settled == round(round(settled / step) * step, 12)
+    if low * step <= value <= (low + steps) * step and not kind.startswith("q") and "int" not in kind:
+        assert settled == value
+
+
+def test_choices_have_names_that_every_searcher_takes():
+    axis = read_axes(Path("a.yaml"), {"a": [[0.1, 0.2], [0.3], None, "x", 2, {"b": 1}]})["a"]
+    assert axis.names() == ["[0.1, 0.2]", "[0.3]", None, "x", 2, "{'b': 1}"]
+    assert tuple(map(axis.settled, axis.names())) == axis.values == tuple(map(axis.settled, axis.values))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -71,6 +101,8 @@ def test_recboles_hyper_files_are_read_in_their_meaning():
         ("a: {loguniform: [0, 1]}", "needs 0 < low < high"),
         ("a: {quniform: [0, 1]}", r"needs numbers \[low, high, step\]"),
         ("a: {quniform: [0, 1, 0]}", "a step above 0"),
+        ("a: {quniform: [0.05, 0.6, 0.1]}", "ends that are multiples of the step"),
+        ("a: {qrandint: [1, 8, 3]}", "ends that are multiples of the step"),
         ("a: {randint: [0, 1.5]}", "needs whole numbers"),
         ("a: {uniforn: [0, 1]}", "there is no 'uniforn'; did you mean 'uniform'"),
         ("a: {uniform: [0, 1], choice: [1]}", "write one of choice, uniform"),
@@ -115,7 +147,10 @@ def test_a_grid_has_every_point_once():
         ("n_layers: [1, 2]", {"scheduler": "ashha"}, "there is no --scheduler 'ashha'; did you mean 'asha'"),
         ("n_layers: [1, 2]", {"search": "bayes"}, "there is no --search 'bayes'; choose from random"),
         ("n_layers: [1, 2]", {"keys": {"n_layers": 1}}, "'n_layers' is given a value and searched too"),
-        ("n_layers: [1, 2]", {"scheduler": "pbt", "search": "optuna"}, "needs --search random"),
+        ("learning_rate: [0.1, 0.2]", {"scheduler": "pbt", "search": "optuna"}, "needs --search random"),
+        ("n_layers: [1, 2]", {"scheduler": "pbt"}, "pbt changes learning_rate, .* put one of them into the space"),
+        ("valid_metric: [NDCG@5, NDCG@10]", {}, "'valid_metric' cannot be searched"),
+        ("label_noise: {uniform: [0, 1]}", {}, "'label_noise' cannot be searched"),
     ],
 )
 def test_plans_that_no_trial_could_follow_are_refused(space, change, message):
@@ -140,7 +175,7 @@ def test_only_keys_of_the_data_make_trials_load_their_own():
         ("learning_rate", True),
         ("train_batch_size", True),
         ("MAX_ITEM_LIST_LENGTH", False),
-        ("label_noise", False),
+        ("layout", False),
     ):
         axes = space_of("AutoCDSR", written(f"{key}: [1, 2]"))
         assert Search("AutoCDSR", space=axes, **PLAN).shares_data() == shared, key

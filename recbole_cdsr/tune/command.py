@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recbole_cdsr.config import CDSRConfig, plain
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import model_name
-from recbole_cdsr.tune.plan import SCHEDULERS, SEARCHES, Search
+from recbole_cdsr.tune.plan import PLAN, SCHEDULERS, SEARCHES, Search
 from recbole_cdsr.tune.space import grid, space_of
 from recbole_cdsr.yaml_values import merged, parse_keys
 
@@ -31,28 +32,39 @@ def main(argv: list[str]) -> int:
     out = Path(options.out)
     search = _kept(options, keys, out) if options.resume else _planned(options, keys, argv)
     logging.getLogger("ray").setLevel(logging.ERROR)
-    from recbole_cdsr.tune import outcome
-    from recbole_cdsr.tune.search import ray_started, run
+    from recbole_cdsr.tune.cluster import ray_started, refuse_too_much
+    from recbole_cdsr.tune.search import run
+    from recbole_cdsr.tune.trial import data_of
 
-    with ray_started(options.ray_address, options.dashboard, search.gpus_per_trial > 0):
-        if not options.resume:
-            search.keep(out)
-        print(f"{_count(search)} trials of {search.model} on {search.dataset} in {out}", file=sys.stderr, flush=True)
-        try:
-            found = run(search, out, options.resume, options.max_concurrent)
-        except KeyboardInterrupt:
-            print(f"\nstopped; go on with: recbole-cdsr tune --resume --out {out}", file=sys.stderr)
-            return 130
+    try:
+        with ray_started(options.ray_address, options.dashboard, search.gpus_per_trial > 0):
+            refuse_too_much(search.cpus_per_trial, search.gpus_per_trial)
+            data = data_of(search.config({}))  # before the folder is made: bad data leave nothing behind
+            if not options.resume:
+                search.keep(out)
+            print(
+                f"{_count(search)} trials of {search.model} on {search.dataset} in {out}", file=sys.stderr, flush=True
+            )
+            found = run(search, out, data, options.resume, options.max_concurrent)
+        _conclude(found, search, out)
+    except KeyboardInterrupt:
+        told = f"; go on with: recbole-cdsr tune --resume --out {out}" if (out / PLAN).is_file() else ""
+        print(f"\nstopped{told}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _conclude(found: Any, search: Search, out: Path) -> None:
+    """Tests the best trial, and writes and prints what came of the search."""
+    from recbole_cdsr.tune import outcome
+
     trials = outcome.trials_of(found, search)
     best = outcome.best_of(trials)
     best_file = outcome.write_best(best, search, out)
     result = outcome.test_best(best, out)
     written = outcome.write(trials, search, out, result, best_file)
-    print(
-        f"\n{outcome.spent(trials, search)}\nbest: {best.name}, validation score {best.score:.4f}\n\n{result['table']}"
-    )
+    print(f"\n{outcome.spent(trials, search)}\n\n{outcome.listed(trials, search)}\n\nthe best one:\n{result['table']}")
     print("written: " + ", ".join(map(str, [best_file, *written])))
-    return 0
 
 
 def _options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -101,6 +113,8 @@ def _planned(options: argparse.Namespace, keys: dict[str, Any], argv: list[str])
     asked = {name: DEFAULTS[name] if value is None else value for name, value in asked.items()}
     in_files = {key: value for key, value in in_files.items() if key not in ("model", "dataset")}
     settings = {**in_files, **keys, "seed": asked["seed"]}
+    # Workers stand in other folders.
+    settings["data_path"] = plain(CDSRConfig(model, dataset, config_dict=settings))["data_path"]
     command = shlex.join(["recbole-cdsr", "tune", *argv])
     search = Search(model, dataset, settings, space_of(model, options.space), **asked, command=command)
     search.check()

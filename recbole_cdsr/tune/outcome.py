@@ -19,20 +19,25 @@ from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.run_folder import config_of
 from recbole_cdsr.tune.plan import Search
 from recbole_cdsr.tune.space import active
-from recbole_cdsr.tune.trial import EPOCH, ERROR, SCORE, folder_of
+from recbole_cdsr.tune.trial import ENDED, EPOCH, ERROR, SCORE, folder_of
 
 TRIALS, BEST_CONFIG, REPORT = "trials.csv", "best.yaml", "report.html"
+MOST_LISTED = 10  # trials on the terminal
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial at its end; `error` is empty where all went well, `seconds` are those of its process."""
+    """One trial at its end; `error` is empty where all went well, `seconds` are those of its process.
+
+    ended: last epoch, no improvement, failed, or the scheduler that stopped it.
+    """
 
     name: str
     point: dict[str, Any]
     score: float
     epochs: int
     seconds: float
+    ended: str
     error: str
 
 
@@ -48,7 +53,9 @@ def trials_of(grid: Any, search: Search) -> list[Trial]:
         error = metrics.get(ERROR) or ("its process died too often" if result.error else "")
         point = active(result.config.get("point", result.config), search.space)
         name, seconds = Path(result.path).name, float(metrics.get("time_total_s", 0.0))
-        found.append(Trial(name, point, float(metrics.get(SCORE, 0.0)), int(metrics.get(EPOCH, 0)), seconds, error))
+        ended = "failed" if error else metrics.get(ENDED) or search.scheduler
+        score, epochs = float(metrics.get(SCORE, 0.0)), int(metrics.get(EPOCH, 0))
+        found.append(Trial(name, point, score, epochs, seconds, ended, error))
     return sorted(found, key=lambda trial: (bool(trial.error), -trial.score))
 
 
@@ -76,10 +83,12 @@ def as_csv(trials: list[Trial], keys: list[str]) -> bytes:
     """A line for each trial."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", SCORE, "epochs", "seconds", *keys, ERROR])
+    writer.writerow(["trial", SCORE, "epochs", "seconds", ENDED, *keys, ERROR])
     for trial in trials:
         values = [trial.point.get(key, "") for key in keys]
-        writer.writerow([trial.name, trial.score, trial.epochs, round(trial.seconds, 1), *values, trial.error])
+        writer.writerow(
+            [trial.name, trial.score, trial.epochs, round(trial.seconds, 1), trial.ended, *values, trial.error]
+        )
     return text.getvalue().encode()
 
 
@@ -89,11 +98,15 @@ def write(trials: list[Trial], search: Search, out: Path, result: dict[str, Any]
     write_bytes(out / TRIALS, as_csv(trials, keys))
     rows = [
         [html.Cell(one.name, bold=number == 0), html.Cell(f"{one.score:.4f}"), html.Cell(str(one.epochs))]
-        + [html.Cell(f"{one.seconds:.0f}"), *(html.Cell(_shown(one.point.get(key, "-"))) for key in keys)]
+        + [
+            html.Cell(f"{one.seconds:.0f}"),
+            html.Cell(one.ended),
+            *(html.Cell(_shown(one.point.get(key, "-"))) for key in keys),
+        ]
         + [html.Cell(one.error or "-")]
         for number, one in enumerate(trials)
     ]
-    head = ["trial", f"validation {search.config({})['valid_metric']}", "epochs", "seconds", *keys, "error"]
+    head = ["trial", f"validation {search.config({})['valid_metric']}", "epochs", "seconds", ENDED, *keys, "error"]
     parts = [
         html.listing(
             [
@@ -123,12 +136,26 @@ def write(trials: list[Trial], search: Search, out: Path, result: dict[str, Any]
 
 
 def spent(trials: list[Trial], search: Search) -> str:
-    """How many epochs were trained, and how many trials ended before the last one."""
+    """How many epochs were trained, how many trials the scheduler stopped, and what that can have saved at most."""
     longest = search.config({})["epochs"]
-    early = sum(0 < trial.epochs < longest and not trial.error for trial in trials)
+    stopped = [trial for trial in trials if trial.ended == search.scheduler]
+    saved = sum(longest - trial.epochs for trial in stopped)
     total, failed = sum(trial.epochs for trial in trials), sum(bool(trial.error) for trial in trials)
-    text = f"{len(trials)} trials, {total} epochs in all; {early} trials ended before epoch {longest}"
+    text = f"{len(trials)} trials, {total} epochs in all; "
+    text += f"{search.scheduler} stopped {len(stopped)} trials and saved at most {saved} epochs"
     return f"{text}; {failed} failed" if failed else text
+
+
+def listed(trials: list[Trial], search: Search) -> str:
+    """The best trials as a text table."""
+    lines = [["trial", "score", "epochs", "ended", *search.space]]
+    for one in trials[:MOST_LISTED]:
+        keys = [_shown(one.point.get(key, "-")) for key in search.space]
+        lines.append([one.name, f"{one.score:.4f}", str(one.epochs), one.ended, *keys])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    more = len(trials) - MOST_LISTED
+    return "\n".join([*text, *([f"and {more} more in {TRIALS}"] if more > 0 else [])])
 
 
 def _shown(value: Any) -> str:

@@ -18,6 +18,27 @@ from recbole_cdsr.yaml_values import read_yaml
 PLAN = "search.yaml"
 SCHEDULERS = ("asha", "median", "pbt", "fifo")
 SEARCHES = ("random", "grid", "optuna", "hyperopt")
+# Keys that pbt may change in training; others, such as sizes, come with the weights.
+MUTABLE = ("learning_rate", "weight_decay", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "temperature")
+MUTABLE += ("cross_domain_weight", "mask_ratio", "n_negatives")
+# Keys that decide what a score is about: trials with several values of one could not be compared.
+FIXED = (
+    "valid_metric",
+    "valid_candidates",
+    "eval_args",
+    "train_domains",
+    "split_items_by_domain",
+    "domain_groups",
+    "seed",
+)
+FIXED += (
+    "user_inter_num_interval",
+    "item_inter_num_interval",
+    "val_interval",
+    "rm_dup_inter",
+    "label_noise",
+    "load_col",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,8 @@ class Search:
     def config(self, drawn: dict[str, Any]) -> CDSRConfig:
         """The settings of a trial."""
         keys = {**self.keys, "show_progress": False, **active(drawn, self.space)}
+        if not self.gpus_per_trial:  # Ray does not count such a trial among those of a GPU
+            keys["use_gpu"] = False
         return CDSRConfig(self.model, self.dataset, config_dict=keys)
 
     def shares_data(self) -> bool:
@@ -67,6 +90,11 @@ class Search:
                 raise CDSRError(f"there is no --{name} '{value}'; {advice}")
         if both := [key for key in self.space if key in self.keys]:
             raise CDSRError(f"'{both[0]}' is given a value and searched too; take it out of one of them")
+        for key in FIXED:
+            if key in self.space and len(self.space[key].values) > 1:
+                raise CDSRError(f"'{key}' cannot be searched: scores with different values cannot be compared")
+        if self.scheduler == "pbt" and not set(MUTABLE) & set(self.space):
+            raise CDSRError(f"pbt changes {', '.join(MUTABLE)} in training; put one of them into the space")
         if self.scheduler == "pbt" and self.search not in ("random",):
             raise CDSRError("pbt changes keys while it trains, which needs --search random")
         for point in examples(self.space):

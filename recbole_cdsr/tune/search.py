@@ -1,70 +1,26 @@
-"""The search itself: Ray started safely; space, scheduler and searcher as Ray Tune wants them; how it goes on."""
+"""The search itself: space, scheduler and searcher as Ray Tune wants them; how it goes on."""
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
 from typing import Any
 
-from recbole_cdsr import quick_start
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.tune.plan import Search
+from recbole_cdsr.tune.plan import MUTABLE, Search
 from recbole_cdsr.tune.space import Axis, active, grid
-from recbole_cdsr.tune.trial import EPOCH, ERROR, SCORE, run_trial
+from recbole_cdsr.tune.trial import EPOCH, ERROR, SCORE, TrialData, run_trial
 
 EXPERIMENT = "ray"  # folder of Ray's own state
-# Keys that pbt may change in training; others, such as sizes, come with the weights.
-MUTABLE = ("learning_rate", "weight_decay", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "temperature")
-MUTABLE += ("cross_domain_weight", "mask_ratio", "n_negatives")
 HALVING = 3  # of asha: one trial of three goes on at each rung
 
 
-@contextmanager
-def ray_started(address: str | None, dashboard: bool, gpus: bool):
-    """Ray on this machine alone, reachable from it alone; or the cluster at an address; or the one that runs already.
-
-    Raises:
-        CDSRError: if ray is missing, or there is no cluster at the address.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not address:  # read when ray is imported: 127.0.0.1 stays what it is, instead of an address of the network
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    try:
-        import ray
-    except ImportError:
-        raise CDSRError("a search needs ray; run: pip install 'recbole-cdsr[tune]'") from None
-    if ray.is_initialized():
-        yield ray
-        return
-    keys: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    if address:
-        keys["address"] = address
-    else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        keys |= {"address": "local", "num_cpus": cores, "_node_ip_address": "127.0.0.1"}
-        keys |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-        if not gpus:
-            keys["num_gpus"] = 0
-    try:
-        ray.init(**keys)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CDSRError(f"Ray cannot be reached ({reason}); check --ray_address, or leave it out") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def run(search: Search, out: Path, resume: bool, concurrent: int | None) -> Any:
+def run(search: Search, out: Path, data: TrialData, resume: bool, concurrent: int | None) -> Any:
     """Trains the trials; Ray must be started.
+
+    Args:
+        data: of a trial that changes no key of the data.
 
     Returns:
         Ray's ResultGrid.
@@ -72,8 +28,8 @@ def run(search: Search, out: Path, resume: bool, concurrent: int | None) -> Any:
     from ray import tune
 
     # Parameters lie in Ray's object store, once for each node.
-    parts = _parts(search) if search.shares_data() else None
-    trial = tune.with_parameters(run_trial, search=search, out=str(out.resolve()), parts=parts)
+    shared = data if search.shares_data() else None
+    trial = tune.with_parameters(run_trial, search=search, out=str(out.resolve()), data=shared)
     trial = tune.with_resources(trial, {"cpu": search.cpus_per_trial, "gpu": search.gpus_per_trial})
     path = out.resolve() / EXPERIMENT
     if resume and tune.Tuner.can_restore(str(path)):
@@ -87,6 +43,7 @@ def run(search: Search, out: Path, resume: bool, concurrent: int | None) -> Any:
             search_alg=_searcher(search, concurrent),
             max_concurrent_trials=None if search.search == "random" else concurrent,
             trial_dirname_creator=lambda trial: trial.trial_id,
+            reuse_actors=True,
         )
         run_config = tune.RunConfig(
             name=EXPERIMENT,
@@ -97,12 +54,6 @@ def run(search: Search, out: Path, resume: bool, concurrent: int | None) -> Any:
         )
         tuner = tune.Tuner(trial, param_space=_space(search), tune_config=config, run_config=run_config)
     return tuner.fit()
-
-
-def _parts(search: Search) -> list:
-    """The data, loaded and split once."""
-    _, loaders = quick_start.prepare(search.config({}))
-    return [loader.dataset for loader in loaders]
 
 
 def _space(search: Search) -> dict[str, Any]:
@@ -116,7 +67,9 @@ def _space(search: Search) -> dict[str, Any]:
 def _domain(axis: Axis) -> Any:
     from ray import tune
 
-    return tune.choice(list(axis.values)) if axis.kind == "choice" else getattr(tune, axis.kind)(*axis.values)
+    if axis.kind == "choice":
+        return tune.choice(axis.names())
+    return getattr(tune, axis.kind)(*axis.values)
 
 
 def _scheduler(search: Search) -> Any:
@@ -129,10 +82,11 @@ def _scheduler(search: Search) -> Any:
     if search.scheduler == "median":
         return schedulers.MedianStoppingRule(EPOCH, grace_period=grace)
     if search.scheduler == "pbt":
-        mutations = {key: _domain(axis) for key, axis in search.space.items() if key in MUTABLE}
-        if not mutations:
-            raise CDSRError(f"pbt changes {', '.join(MUTABLE)} in training; put one of them into the space")
+        changed = {key: axis for key, axis in search.space.items() if key in MUTABLE}
+        mutations = {key: a.names() if a.kind == "choice" else _domain(a) for key, a in changed.items()}
         keys = {"perturbation_interval": grace, "hyperparam_mutations": mutations, "synch": False}
+        # Ray multiplies by 0.8 or 1.2 and may leave the space.
+        keys["custom_explore_fn"] = lambda drawn: drawn | {key: a.settled(drawn[key]) for key, a in changed.items()}
         return schedulers.PopulationBasedTraining(EPOCH, **keys)
     return schedulers.FIFOScheduler()
 
@@ -140,8 +94,11 @@ def _scheduler(search: Search) -> Any:
 def _searcher(search: Search, concurrent: int | None) -> Any:
     try:
         if search.search == "optuna":
+            import optuna
             from ray.tune.search.optuna import OptunaSearch
 
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            warnings.filterwarnings("ignore", message="The reported value is ignored")  # Ray reports a last epoch twice
             return OptunaSearch(seed=search.seed)
         if search.search == "hyperopt":
             from ray.tune.search.hyperopt import HyperOptSearch
@@ -160,23 +117,23 @@ def _teller() -> type:
 
     class Teller(tune.Callback):
         def __init__(self, search: Search) -> None:
-            self.search, self.ended = search, 0
+            self.search = search
 
         def on_trial_complete(self, iteration, trials, trial, **info) -> None:
             last = trial.last_result or {}
             what = last.get(ERROR) or f"{last.get(SCORE, 0.0):.4f} after {last.get(EPOCH, 0)} epochs"
-            self._tell(trial, what)
+            self._tell(trials, trial, what)
 
         def on_trial_error(self, iteration, trials, trial, **info) -> None:
-            self._tell(trial, "its process died too often")
+            self._tell(trials, trial, "its process died too often")
 
-        def _tell(self, trial, what: str) -> None:
-            self.ended += 1
+        def _tell(self, trials, trial, what: str) -> None:
+            ended = sum(one is trial or one.is_finished() for one in trials)
             point = active(trial.config.get("point", trial.config), self.search.space)
             keys = ", ".join(
                 f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}"
                 for key, value in point.items()
             )
-            print(f"[{self.ended}] {trial.trial_id}: {what} ({keys})", file=sys.stderr, flush=True)
+            print(f"[{ended}] {trial.trial_id}: {what} ({keys})", file=sys.stderr, flush=True)
 
     return Teller

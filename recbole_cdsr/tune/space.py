@@ -24,7 +24,7 @@ import yaml
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import nearest
 from recbole_cdsr.paths import properties_dir
-from recbole_cdsr.yaml_values import SafeLoader, one_line, read_yaml
+from recbole_cdsr.yaml_values import SafeLoader, one_line, parse_value, read_yaml
 
 RANGES = ("uniform", "loguniform", "randint", "quniform", "qloguniform", "qrandint")
 KINDS = ("choice", *RANGES)
@@ -40,6 +40,24 @@ class Axis:
     kind: str
     values: tuple
     when: dict[str, Any] = field(default_factory=dict)
+
+    def names(self) -> list[Any]:
+        """Choices as every searcher can handle them: numbers, texts and None as they are, of others what they print."""
+        return [value if isinstance(value, (int, float, str, type(None))) else str(value) for value in self.values]
+
+    def settled(self, value: Any) -> Any:
+        """What a searcher proposed, as a value of this axis, which not every searcher keeps to.
+
+        A choice for its name; else inside the ends, on a step, and whole where the file's numbers are whole.
+        """
+        if self.kind == "choice":
+            return value if value in self.values else self.values[self.names().index(value)]
+        low, high = self.values[:2]
+        value = min(max(value, low), high - 1 if self.kind == "randint" else high)
+        if self.kind.startswith("q"):
+            step = self.values[2]
+            value = round(round(value / step) * step, 12)  # 0.3, not 0.30000000000000004
+        return int(value) if _is_whole(self) else float(value)
 
 
 def space_of(model: str, path: str | None) -> dict[str, Axis]:
@@ -107,7 +125,13 @@ def _axis(where: str, value: Any) -> Axis:
     if not values[0] < values[1] or values[-1] <= 0 and count == 3 or (values[0] <= 0 and "log" in kind):
         rule = "0 < low < high" if "log" in kind else "low < high"
         raise CDSRError(f"{where}: {kind} needs {rule}{' and a step above 0' if count == 3 else ''}, but got {values}")
+    if count == 3 and any(abs(v / values[2] - round(v / values[2])) > 1e-9 for v in values[:2]):
+        raise CDSRError(f"{where}: {kind} needs ends that are multiples of the step, but got {values}")
     return Axis(kind, tuple(values), when)
+
+
+def _is_whole(axis: Axis) -> bool:
+    return axis.kind not in ("uniform", "loguniform") and all(isinstance(value, int) for value in axis.values)
 
 
 def _is_number(value: Any, whole: bool) -> bool:
@@ -134,6 +158,8 @@ def _read_hyper(path: Path) -> dict[str, Any]:
             values = yaml.load(text if text.startswith("[") else f"[{text}]", Loader=SafeLoader)
         except yaml.YAMLError:
             raise CDSRError(f"{where}: '{text}' is no list of values") from None
+        if kind == "choice":  # RecBole evaluates the texts of lists once more, as in ['[64,64]','[128]']
+            values = [parse_value(v) if isinstance(v, str) and v.startswith("[") else v for v in values]
         if kind == "loguniform" and len(values) == 2 and all(_is_number(value, False) for value in values):
             values = [math.exp(value) for value in values]
         content[key] = {kind: values}
@@ -141,7 +167,8 @@ def _read_hyper(path: Path) -> dict[str, Any]:
 
 
 def active(point: dict[str, Any], axes: dict[str, Axis]) -> dict[str, Any]:
-    """The keys of a drawn point that count: those whose `when` is met."""
+    """The keys of a drawn point that count, those whose `when` is met, with values as their axes have them."""
+    point = {key: axes[key].settled(value) for key, value in point.items()}
     return {k: v for k, v in point.items() if all(point.get(o) == wanted for o, wanted in axes[k].when.items())}
 
 

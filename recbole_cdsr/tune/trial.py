@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ import torch
 
 from recbole_cdsr import quick_start
 from recbole_cdsr.checkpoint import write_bytes
+from recbole_cdsr.config import CDSRConfig
+from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.loaders import loaders_of
+from recbole_cdsr.data.withheld import without_test
+from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.memory import is_out_of_memory
 from recbole_cdsr.run_folder import BEST, LAST, open_folder
 from recbole_cdsr.tune.plan import Search
 from recbole_cdsr.yaml_values import one_line
 
-SCORE, EPOCH, ERROR = "valid_score", "epoch", "error"
+SCORE, EPOCH, ERROR, ENDED = "valid_score", "epoch", "error", "ended"
 ERROR_FILE = "error.txt"
 
 
@@ -31,13 +36,35 @@ def folder_of(out: Path, trial: str) -> Path:
     return out / "trials" / trial
 
 
-def run_trial(drawn: dict[str, Any], search: Search, out: str, parts: list | None) -> None:
-    """What Ray runs in a worker; reports valid_score (best so far), epoch and last_score after every validation.
+@dataclass(frozen=True)
+class TrialData:
+    """Parts of the data without their test events, and the digest of the whole, which checkpoints are marked with."""
+
+    parts: list[CDSRDataset]
+    digest: str
+
+
+def data_of(config: CDSRConfig) -> TrialData:
+    """What a trial may see of the data.
+
+    Raises:
+        CDSRError: if the data cannot be used, or no event is left to validate on.
+    """
+    _, loaders = quick_start.prepare(config)
+    train, valid, test = (loader.dataset for loader in loaders)
+    if not len(valid):
+        raise CDSRError("eval_args.split leaves no event to validate on, by which trials are compared; change it")
+    return TrialData(without_test((train, valid, test)), train.digest())
+
+
+def run_trial(drawn: dict[str, Any], search: Search, out: str, data: TrialData | None) -> None:
+    """What Ray runs in a worker; reports valid_score (best so far), epoch and last_score after every validation,
+    and why training ended after the last.
 
     Args:
         drawn: the point of the search space.
         out: folder of the search, on a disk that all nodes see.
-        parts: the parts of the data, from the object store; None if each trial loads its own.
+        data: from the object store; None if each trial loads its own.
     """
     from ray import tune
 
@@ -47,7 +74,7 @@ def run_trial(drawn: dict[str, Any], search: Search, out: str, parts: list | Non
     folder = folder_of(Path(out), tune.get_context().get_trial_id())
     drawn = drawn.get("point", drawn)
     try:
-        _train(drawn, search, folder, parts)
+        _train(drawn, search, folder, data)
     except Exception as error:  # every one is told in the table of trials, and the search goes on
         what = "out of memory" if is_out_of_memory(error) else one_line(error)
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +82,7 @@ def run_trial(drawn: dict[str, Any], search: Search, out: str, parts: list | Non
         tune.report({SCORE: 0.0, "last_score": 0.0, EPOCH: 0, ERROR: what})
 
 
-def _train(drawn: dict[str, Any], search: Search, folder: Path, parts: list | None) -> None:
+def _train(drawn: dict[str, Any], search: Search, folder: Path, data: TrialData | None) -> None:
     from ray import tune
 
     config = search.config(drawn)
@@ -65,9 +92,10 @@ def _train(drawn: dict[str, Any], search: Search, folder: Path, parts: list | No
             shutil.copytree(path, folder, dirs_exist_ok=True)
     resume = (folder / LAST).is_file()
     open_folder(folder, config, search.command, new=not resume)
-    data = quick_start.prepare(config) if parts is None else (parts[0], loaders_of(config, parts))
-    built = quick_start.build(config, data, folder)
+    data = data or data_of(config)
+    built = quick_start.build(config, (data.parts[0], loaders_of(config, data.parts)), folder)
     trainer, reported = built.trainer, []
+    trainer.data_digest = data.digest
     if resume:
         trainer.resume_checkpoint(folder / LAST)
         for group in trainer.optimizer.param_groups:
@@ -75,7 +103,10 @@ def _train(drawn: dict[str, Any], search: Search, folder: Path, parts: list | No
 
     def report(epoch: int, score: float) -> None:
         reported.append(epoch)
-        metrics = {SCORE: float(trainer.best_valid_score), "last_score": score, EPOCH: epoch + 1, ERROR: ""}
+        last = epoch + 1 + trainer.eval_step > trainer.epochs
+        ended = "last epoch" if last else "no improvement" if trainer.finished else ""
+        best = float(trainer.best_valid_score)
+        metrics = {SCORE: best, "last_score": score, EPOCH: epoch + 1, ENDED: ended, ERROR: ""}
         if search.scheduler != "pbt":
             tune.report(metrics)
             return
