@@ -159,6 +159,12 @@ def test_plans_that_no_trial_could_follow_are_refused(space, change, message):
         plan.check()
 
 
+def test_a_trial_without_a_part_of_a_gpu_trains_on_the_cpu():
+    axes = space_of("AutoCDSR", written("n_layers: [1, 2]"))
+    for gpus in (0.0, 0.5):
+        assert Search("AutoCDSR", space=axes, **{**PLAN, "gpus_per_trial": gpus}).config({})["use_gpu"] == bool(gpus)
+
+
 def test_a_plan_is_kept_whole():
     axes = space_of("AutoCDSR", written("n_layers: [1, 2]\nlearning_rate: {uniform: [0, 1], when: {n_layers: 2}}"))
     plan = Search("AutoCDSR", space=axes, **{**PLAN, "keys": {"epochs": 3}})
