@@ -46,7 +46,12 @@ REFUSED_KEYS = {
 }
 # Keys that take other types than that of their default value.
 FREE_TYPE_KEYS = {"topk", "metrics", "gpu_id", "clip_grad_norm", "train_neg_sample_args", "eval_args", "load_col"}
-FREE_TYPE_KEYS |= {"exchange_layers", "tape", "ddsr"}  # the last two take `off`, which yaml reads as False
+FREE_TYPE_KEYS |= {
+    "data_cache",
+    "exchange_layers",
+    "tape",
+    "ddsr",
+}  # the last two take `off`, which yaml reads as False
 
 
 def resolve_model(model: str | type) -> type:

@@ -51,6 +51,8 @@ def _check_data_settings(config) -> None:
         raise CDSRError(f"the key 'field_separator' takes one character like ',', but got {separator!r}")
     if not 0 <= config["label_noise"] <= 1:
         raise CDSRError(f"the key 'label_noise' takes a share from 0 to 1, but got {config['label_noise']!r}")
+    if config["data_cache"] not in ("auto", True, False):
+        raise CDSRError(f"the key 'data_cache' takes auto, True or False, but got {config['data_cache']!r}")
     intervals = {key: config[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
     for field, value in (config["val_interval"] or {}).items():
         if isinstance(value, str):

@@ -24,6 +24,7 @@ from recbole_cdsr.errors import CDSRError
 FIELD_TYPES = ("token", "float", "token_seq", "float_seq")
 LIKE = "user_id:token, item_id:token, timestamp:float"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+BLOCKS_TOGETHER = 256  # of a megabyte each, Arrow's default
 NAMES = pa.dictionary(pa.int32(), pa.string())  # each name once, and its number in every row
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PAR1": "Parquet"}
 
@@ -109,25 +110,56 @@ def read_columns(
     Raises:
         CDSRError: names file, line and column of the first value or row that cannot be read.
     """
-    names = list(fields)
-    validate.check_bytes(path, names, separator)
+    validate.check_bytes(path, list(fields), separator)
     try:
-        table = pacsv.read_csv(
-            path,
-            read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
-            parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False),
-            convert_options=pacsv.ConvertOptions(
-                include_columns=wanted,
-                column_types={name: NAMES if kind == "token" else pa.string() for name, kind in fields.items()},
-                strings_can_be_null=False,
-                check_utf8=True,
-            ),
-        )
+        parts = _read_parts(path, fields, wanted, separator, encoding)
+        columns = {name: _values(path, name, fields[name], parts.pop(name), name in required) for name in wanted}
+        for name in [name for name, values in columns.items() if values is None]:
+            text = pa.chunked_array([batch.column(0) for batch in _batches(path, fields, [name], separator, encoding)])
+            columns[name] = _to_numbers(path, name, text, name in required)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise validate.unreadable(path, error, names, separator, encoding) from None
-    if table.num_rows == 0:
+        raise validate.unreadable(path, error, list(fields), separator, encoding) from None
+    return pd.DataFrame(columns, copy=False)
+
+
+def _batches(path: Path, fields: dict[str, str], wanted: list[str], separator: str, encoding: str):
+    """A reader of the `wanted` columns, block by block; numbers are left as texts."""
+    kinds = {name: NAMES if kind == "token" else pa.string() for name, kind in fields.items()}
+    return pacsv.open_csv(
+        path,
+        read_options=pacsv.ReadOptions(column_names=list(fields), skip_rows=1, encoding=encoding),
+        parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False),
+        convert_options=pacsv.ConvertOptions(
+            include_columns=wanted, column_types=kinds, strings_can_be_null=False, check_utf8=True
+        ),
+    )
+
+
+def _read_parts(
+    path: Path, fields: dict[str, str], wanted: list[str], separator: str, encoding: str
+) -> dict[str, list]:
+    """For each column its values, block by block, so that the texts of a large file are never there all at once.
+
+    Numbers are parsed; None for those of a block that holds a value which is none. Names of several blocks are put
+    together, since a block repeats most names of the block before.
+    """
+    parts: dict[str, list] = {name: [] for name in wanted}
+    rows = 0
+    for number, batch in enumerate(_batches(path, fields, wanted, separator, encoding), start=1):
+        rows += batch.num_rows
+        for name, values in zip(wanted, batch.columns, strict=True):
+            column = pa.chunked_array([values])
+            parts[name].append(_cast(column) if fields[name] == "float" else column)
+            if fields[name] == "token" and number % BLOCKS_TOGETHER == 0:
+                parts[name][-BLOCKS_TOGETHER:] = [_together(parts[name][-BLOCKS_TOGETHER:])]
+    if rows == 0:
         raise fault(path, "there is a header but no rows", "write the file anew, since it may have been cut off", 1)
-    return pd.DataFrame({name: _values(path, name, fields[name], table[name], name in required) for name in wanted})
+    return parts
+
+
+def _together(parts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """The parts as one, whose chunks share the names of the first."""
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks]).unify_dictionaries()
 
 
 def split_sequences(
@@ -148,14 +180,32 @@ def split_sequences(
     return values
 
 
-def _values(path: Path, name: str, kind: str, text: pa.ChunkedArray, required: bool) -> pd.Series | np.ndarray:
+def _values(path: Path, name: str, kind: str, parts: list, required: bool) -> pd.Series | np.ndarray | None:
+    """A column of its parts, or None where its texts have to be looked at."""
     if kind == "float":
-        return _to_numbers(path, name, text, required)
+        return _joined(parts, required)
     if kind == "token":
-        text = text.unify_dictionaries()  # now all chunks share the first one's names
+        text = _together(parts)
         if required:
             validate.check_names(path, name, text, text.chunk(0).dictionary)
+    else:
+        text = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
     return text.to_pandas()
+
+
+def _joined(parts: list[pa.ChunkedArray | None], finite: bool) -> np.ndarray | None:
+    """The parts, given up one by one, as one array: int64 if all are. None if a value is not as it must be."""
+    if any(part is None for part in parts):
+        return None
+    whole = all(pa.types.is_integer(part.type) for part in parts)
+    numbers, start = np.empty(sum(map(len, parts)), dtype=np.int64 if whole else np.float64), 0
+    parts.reverse()
+    while parts:
+        part = parts.pop().to_numpy()
+        numbers[start : start + len(part)] = part
+        start += len(part)
+    good = whole or (np.isfinite(numbers).all() if finite else not np.isinf(numbers).any())
+    return numbers if good else None
 
 
 def _to_numbers(path: Path, name: str, text: pa.ChunkedArray, required: bool) -> np.ndarray:
