@@ -1,12 +1,12 @@
 """From files to training rows: time and peak memory here and in RecBole, each case in a process of its own.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_data.py [--events 1000000 5000000] [--recbole_up_to 5000000] [--folder DIR]
+    OMP_NUM_THREADS=1 python benchmarks/bench_data.py [--events 1000000 5000000] [--recbole_up_to 5000000]
 
 Events are drawn: five domains, 50 events a user on average, items by a power law, times in seconds. Ready means that
 the first training batch is there: `ours` reads the files, `keeping` reads them and keeps what it prepared, `kept` takes
-that (all with the pages of the files in memory). RecBole's side is its own data set and loader, unchanged but for compat.py; it has no
-domains to read. Seconds of CPU, all threads; memory is the peak above that of the imports, and counts pages of files
-that are mapped. 100 million events take 5 GB of disk in the folder of --folder (the system's for temporary files).
+that; the files are in the system's memory in all cases. RecBole's side is its own data set and loader, unchanged but
+for compat.py; it has no domains to read. Seconds of CPU, all threads; memory is the peak above that of the imports, and
+counts pages of mapped files. 100 million events take 5 GB of disk in --folder (by default that for temporary files).
 Ratios hold for the machine they were taken on; compare no absolute numbers.
 """
 

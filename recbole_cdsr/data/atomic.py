@@ -7,6 +7,7 @@ several times faster, and every bad value is told with its line and column (see 
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -25,7 +26,6 @@ FIELD_TYPES = ("token", "float", "token_seq", "float_seq")
 LIKE = "user_id:token, item_id:token, timestamp:float"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 BLOCKS_TOGETHER = 256  # of a megabyte each, Arrow's default
-NAMES = pa.dictionary(pa.int32(), pa.string())  # each name once, and its number in every row
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PAR1": "Parquet"}
 
 
@@ -123,14 +123,16 @@ def read_columns(
 
 
 def _batches(path: Path, fields: dict[str, str], wanted: list[str], separator: str, encoding: str):
-    """A reader of the `wanted` columns, block by block; numbers are left as texts."""
-    kinds = {name: NAMES if kind == "token" else pa.string() for name, kind in fields.items()}
+    """A reader of the `wanted` columns as texts, block by block."""
     return pacsv.open_csv(
         path,
         read_options=pacsv.ReadOptions(column_names=list(fields), skip_rows=1, encoding=encoding),
         parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False),
         convert_options=pacsv.ConvertOptions(
-            include_columns=wanted, column_types=kinds, strings_can_be_null=False, check_utf8=True
+            include_columns=wanted,
+            column_types=dict.fromkeys(fields, pa.string()),
+            strings_can_be_null=False,
+            check_utf8=True,
         ),
     )
 
@@ -138,28 +140,39 @@ def _batches(path: Path, fields: dict[str, str], wanted: list[str], separator: s
 def _read_parts(
     path: Path, fields: dict[str, str], wanted: list[str], separator: str, encoding: str
 ) -> dict[str, list]:
-    """For each column its values, block by block, so that the texts of a large file are never there all at once.
+    """For each column its values in parts, so that the texts of a large file are never there all at once.
 
-    Numbers are parsed; None for those of a block that holds a value which is none. Names of several blocks are put
-    together, since a block repeats most names of the block before.
+    Numbers are parsed, with None for a part in which a value is none. Names are numbered part by part.
     """
     parts: dict[str, list] = {name: [] for name in wanted}
-    rows = 0
-    for number, batch in enumerate(_batches(path, fields, wanted, separator, encoding), start=1):
-        rows += batch.num_rows
-        for name, values in zip(wanted, batch.columns, strict=True):
-            column = pa.chunked_array([values])
-            parts[name].append(_cast(column) if fields[name] == "float" else column)
-            if fields[name] == "token" and number % BLOCKS_TOGETHER == 0:
-                parts[name][-BLOCKS_TOGETHER:] = [_together(parts[name][-BLOCKS_TOGETHER:])]
-    if rows == 0:
+    batches = _batches(path, fields, wanted, separator, encoding)
+    while texts := list(itertools.islice(batches, BLOCKS_TOGETHER)):
+        table = pa.Table.from_batches(texts)
+        for name in wanted:
+            kind, column = fields[name], table[name]
+            parts[name].append(_cast(column) if kind == "float" else _coded(column) if kind == "token" else column)
+    if not parts[wanted[0]]:
         raise fault(path, "there is a header but no rows", "write the file anew, since it may have been cut off", 1)
     return parts
 
 
-def _together(parts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
-    """The parts as one, whose chunks share the names of the first."""
-    return pa.chunked_array([chunk for part in parts for chunk in part.chunks]).unify_dictionaries()
+def _coded(text: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Each name once, and its number in every row."""
+    chunks = text.dictionary_encode().chunks
+    return pa.DictionaryArray.from_arrays(pa.concat_arrays([chunk.indices for chunk in chunks]), chunks[-1].dictionary)
+
+
+def _together(parts: list[pa.DictionaryArray]) -> pa.DictionaryArray:
+    """The parts, one after the other, with numbers of the distinct names of all.
+
+    Not `ChunkedArray.unify_dictionaries`, whose time grows with the square of the number of parts.
+    """
+    names = pa.chunked_array([part.dictionary for part in parts]).dictionary_encode().chunks
+    codes, start = np.empty(sum(map(len, parts)), dtype=np.int32), 0
+    for part, number in zip(parts, names, strict=True):
+        codes[start : start + len(part)] = number.indices.to_numpy()[part.indices.to_numpy()]
+        start += len(part)
+    return pa.DictionaryArray.from_arrays(codes, names[-1].dictionary)
 
 
 def split_sequences(
@@ -185,12 +198,11 @@ def _values(path: Path, name: str, kind: str, parts: list, required: bool) -> pd
     if kind == "float":
         return _joined(parts, required)
     if kind == "token":
-        text = _together(parts)
+        names = _together(parts)
         if required:
-            validate.check_names(path, name, text, text.chunk(0).dictionary)
-    else:
-        text = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
-    return text.to_pandas()
+            validate.check_names(path, name, pa.chunked_array([names]), names.dictionary)
+        return names.to_pandas()
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks]).to_pandas()
 
 
 def _joined(parts: list[pa.ChunkedArray | None], finite: bool) -> np.ndarray | None:

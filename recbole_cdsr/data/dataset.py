@@ -28,7 +28,7 @@ from recbole_cdsr.data.events import EventStore, stable_order
 from recbole_cdsr.data.restrict import restrict_to_domains
 from recbole_cdsr.data.rows import EVENT_FIELD, EventRows
 from recbole_cdsr.data.store import store_events
-from recbole_cdsr.data.tokens import NumbersOf, filter_by_inter_num, numbered, numbers_of_codes
+from recbole_cdsr.data.tokens import NumbersOf, all_among, filter_by_inter_num, numbered, numbers_of_codes
 from recbole_cdsr.data.validate import PADDING, check_fields, check_items, check_times, fault
 from recbole_cdsr.errors import CDSRError
 
@@ -149,6 +149,11 @@ class CDSRDataset(SequentialDataset):
         columns = {name: self.inter_feat.pop(name).array.take(order) for name in list(self.inter_feat)}
         self.inter_feat = pd.DataFrame(columns, copy=False)
         super()._data_filtering()
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        tables = [(self.uid_field, self.user_feat), (self.iid_field, self.item_feat)]
+        if not all(feat is None or all_among(self.inter_feat[field], feat[field]) for field, feat in tables):
+            super()._filter_inter_by_user_or_item()
 
     def _filter_by_inter_num(self) -> None:
         filter_by_inter_num(self)

@@ -41,7 +41,7 @@ def filter_by_inter_num(dataset: CDSRDataset) -> None:
     codes = {field: column.codes.to_numpy() for field, column in coded.items()}
     banned = {field: np.zeros(len(column.categories), dtype=bool) for field, column in coded.items()}
     left, before = np.ones(len(events), dtype=bool), -1
-    of_users = numbers_of_codes(codes[dataset.uid_field], len(banned[dataset.uid_field]), left)
+    before_all = {field: numbers_of_codes(code, len(banned[field]), left) for field, code in codes.items()}
     while before != (before := int(left.sum())):
         counts = {field: numbers_of_codes(code, len(banned[field]), left) for field, code in codes.items()}
         for field in filter(intervals.get, codes):
@@ -49,10 +49,10 @@ def filter_by_inter_num(dataset: CDSRDataset) -> None:
             banned[field] |= (count > 0) & ~dataset._within_intervals(count, intervals[field])
             left &= ~banned[field][codes[field]]
     for field in filter(intervals.get, codes):
-        least = intervals[field][0][1]
+        least, names = intervals[field][0][1], coded[field].categories
         enough = ~banned[field] & (counts[field] >= least)
-        _keep(dataset, field, coded[field].categories[enough], with_none=least <= 0)
-    gone = int(np.count_nonzero(of_users) - np.count_nonzero(counts[dataset.uid_field]))
+        _keep(dataset, field, names[enough], names[before_all[field] > 0] if least <= 0 else None)
+    gone = int(np.count_nonzero(before_all[dataset.uid_field]) - np.count_nonzero(counts[dataset.uid_field]))
     dataset.dropped = {"users": gone, "events": len(events) - before}
     if before < len(events):
         dataset.inter_feat = events[left]
@@ -70,16 +70,21 @@ def numbers_of_codes(codes: np.ndarray, n_codes: int, left: np.ndarray) -> np.nd
     return counts
 
 
-def _keep(dataset: CDSRDataset, field: str, names: pd.Index, with_none: bool) -> None:
-    """Keeps those rows of the file of users or items that have one of the names, or are of no event at all."""
+def _keep(dataset: CDSRDataset, field: str, names: pd.Index, with_events: pd.Index | None) -> None:
+    """Keeps those rows of the file of users or items that have one of `names`, or, if given, none of `with_events`."""
     feat = "user_feat" if field == dataset.uid_field else "item_feat"
     table = getattr(dataset, feat)
     if table is None:
         return
     kept = table[field].isin(names)
-    if with_none:
-        kept |= ~table[field].isin(dataset.inter_feat[field])
+    if with_events is not None:
+        kept |= ~table[field].isin(with_events)
     setattr(dataset, feat, table[kept])
+
+
+def all_among(names: pd.Series, table: pd.Series) -> bool:
+    """Whether every one of the names (categories) is in the table; a look at each distinct name, not at each row."""
+    return names.dtype == "category" and bool(names.cat.categories.isin(table).all())
 
 
 def numbered(columns: list[pd.Series]) -> tuple[list[np.ndarray], list[str]]:
