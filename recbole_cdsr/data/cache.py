@@ -174,9 +174,13 @@ def _write(folder: Path, dataset: CDSRDataset, settings: str) -> None:
     state = {name: getattr(dataset, name) for name in PLAIN}
     state["field2type"] = {name: kind.value for name, kind in dataset.field2type.items()}
     state["field2source"] = {name: source.value for name, source in dataset.field2source.items()}
-    text = json.dumps({"settings": settings, "state": state, "arrays": files}, default=lambda number: number.item())
+    _write_manifest(folder, {"settings": settings, "state": state, "arrays": files})
+
+
+def _write_manifest(entry: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, default=lambda number: number.item())
     checked = {"sum": zlib.crc32(text.encode()), "entry": text}
-    (folder / MANIFEST).write_text(json.dumps(checked), encoding="utf-8")
+    (entry / MANIFEST).write_text(json.dumps(checked), encoding="utf-8")
 
 
 def _manifest(entry: Path) -> dict[str, Any]:

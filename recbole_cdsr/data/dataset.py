@@ -10,8 +10,6 @@ Where it differs from RecBole 1.2, and why:
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +25,8 @@ from recbole_cdsr.data.domains import attach_domains, check_domains
 from recbole_cdsr.data.events import EventStore, stable_order
 from recbole_cdsr.data.restrict import restrict_to_domains
 from recbole_cdsr.data.rows import EVENT_FIELD, EventRows
-from recbole_cdsr.data.store import store_events
-from recbole_cdsr.data.tokens import NumbersOf, all_among, filter_by_inter_num, numbered, numbers_of_codes
+from recbole_cdsr.data.store import digest_of, store_events
+from recbole_cdsr.data.tokens import NumbersOf, all_among, filter_by_inter_num, numbered
 from recbole_cdsr.data.validate import PADDING, check_fields, check_items, check_times, fault
 from recbole_cdsr.errors import CDSRError
 
@@ -38,7 +36,6 @@ from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
 from recbole.data.interaction import Interaction  # noqa: E402
 from recbole.utils import FeatureSource, FeatureType  # noqa: E402
 
-PARTS = (split.TRAIN, split.VALID, split.TEST)
 # What a file must have.
 KEY_FIELDS = {
     FeatureSource.INTERACTION: ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"),
@@ -234,17 +231,10 @@ class CDSRDataset(SequentialDataset):
             three datasets that share the events; the first knows in `train_stop` [users] where training events end.
         """
         self._change_feat_format()
-        count = self.events.offsets.diff()
-        user = np.repeat(np.arange(self.user_num, dtype=np.int32), (count - 1).clamp(min=0))
-        predicted = np.ones(len(self.events), dtype=bool)
-        predicted[self.events.offsets[:-1][count > 0]] = False
-        time = self.events.columns[self.time_field].numpy()[predicted]
-        part = np.full(len(self.events), len(PARTS), dtype=np.int8)
-        part[predicted] = split.assign_parts(user, time, self.config["eval_args"])
-        del time
-        rows = [np.flatnonzero(part == number) for number in PARTS]
-        trained = numbers_of_codes(user, self.user_num, part[predicted] == split.TRAIN)
-        stop = self.events.offsets[:-1] + torch.minimum(torch.from_numpy(trained) + 1, count)
+        offsets, time = self.events.offsets, self.events.columns[self.time_field]
+        part, trained = split.assign_events(offsets.numpy(), time.numpy(), self.config["eval_args"])
+        rows = [np.flatnonzero(part == number) for number in (split.TRAIN, split.VALID, split.TEST)]
+        stop = offsets[:-1] + torch.minimum(torch.from_numpy(trained) + 1, offsets.diff())
         if self.config["layout"] == "interaction":
             event = torch.arange(len(self.events))
             rows[0] = torch.nonzero(event < stop[self.events.user]).flatten().numpy()
@@ -287,12 +277,7 @@ class CDSRDataset(SequentialDataset):
 
     def digest(self) -> str:
         """A hash of everything that training sees: events, domains and the names behind the numbers."""
-        digest = hashlib.sha256(json.dumps(self.domain_names).encode())
-        for values in (self.events.offsets, *self.events.columns.values(), self.true_domain):
-            digest.update(np.ascontiguousarray(values.numpy()).data)
-        for field in (self.uid_field, self.iid_field):
-            digest.update("\n".join(map(str, self.field2id_token[field])).encode())
-        return digest.hexdigest()
+        return digest_of(self)
 
     def describe_rows(self) -> dict[str, Tensor]:
         """What a rank table says about each row beside its ranks.

@@ -6,9 +6,30 @@ import numbers
 
 import numpy as np
 
+from recbole_cdsr.data.tokens import numbers_of_codes
 from recbole_cdsr.errors import CDSRError
 
-TRAIN, VALID, TEST = range(3)
+TRAIN, VALID, TEST, NONE = range(4)
+
+
+def assign_events(offsets: np.ndarray, time: np.ndarray, eval_args: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the row that predicts each event; NONE for a user's first event, which no row predicts.
+
+    Args:
+        offsets: [users + 1] where each user's events begin.
+        time: [events]
+        eval_args: as in `assign_parts`.
+
+    Returns:
+        parts [events], int8, and the number of training rows of each user [users].
+    """
+    count = np.diff(offsets)
+    predicted = np.ones(len(time), dtype=bool)
+    predicted[offsets[:-1][count > 0]] = False
+    user = np.repeat(np.arange(len(count), dtype=np.int32), np.maximum(count - 1, 0))
+    part = np.full(len(time), NONE, dtype=np.int8)
+    part[predicted] = assign_parts(user, time[predicted], eval_args)
+    return part, numbers_of_codes(user, len(count), part[predicted] == TRAIN)
 
 
 def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndarray:
@@ -20,7 +41,7 @@ def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndar
         eval_args: RecBole's `split` ({LS: valid_and_test | valid_only | test_only} or {RS: [a, b, c]}) and `group_by`.
 
     Returns:
-        [rows] TRAIN, VALID or TEST.
+        [rows] TRAIN, VALID or TEST, int8.
 
     Raises:
         CDSRError: if the split is none of RecBole's.

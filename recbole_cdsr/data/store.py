@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,3 +53,13 @@ def _taken(values: Tensor, order: Tensor, dtype: torch.dtype, origin: float) -> 
         block = slice(start, start + BLOCK)
         result[block] = values[order[block]] - origin
     return result
+
+
+def digest_of(dataset: CDSRDataset) -> str:
+    """See `CDSRDataset.digest`."""
+    digest = hashlib.sha256(json.dumps(dataset.domain_names).encode())
+    for values in (dataset.events.offsets, *dataset.events.columns.values(), dataset.true_domain):
+        digest.update(np.ascontiguousarray(values.numpy()).data)
+    for field in (dataset.uid_field, dataset.iid_field):
+        digest.update("\n".join(map(str, dataset.field2id_token[field])).encode())
+    return digest.hexdigest()
