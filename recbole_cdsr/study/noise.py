@@ -6,9 +6,11 @@ import statistics
 from typing import Any
 
 from recbole_cdsr import plots
+from recbole_cdsr.compare.drawing import deviation
+from recbole_cdsr.compare.records import macro
 from recbole_cdsr.compare.tables import title_of
 from recbole_cdsr.study import STUDIES
-from recbole_cdsr.study.planned import Answer, Groups, Study, difference, macro, told
+from recbole_cdsr.study.planned import Answer, Groups, Study, difference, told
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5)
 MODELS = ("AutoCDSR", "AutoCDSR+", "TAPE-DDSR-HSTU")
@@ -39,7 +41,7 @@ def _compose(values: dict[str, list[list[float]]], metric: str) -> Any:
     canvas = Canvas(figsize=(8, 4.2), layout="constrained")
     axes = canvas.subplots()
     for number, (model, lists) in enumerate(values.items()):
-        bars = [statistics.stdev(one) if len(one) > 1 else 0.0 for one in lists]
+        bars = [deviation(one) for one in lists]
         style = {"color": plots.PALETTE[number], "marker": plots.MARKERS[number], "capsize": 2}
         axes.errorbar(
             [100 * share for share in SHARES], [statistics.fmean(one) for one in lists], bars, label=model, **style

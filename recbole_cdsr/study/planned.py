@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recbole_cdsr import plots
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.compare import command, formats, report
-from recbole_cdsr.compare.cells import Runner, finished
-from recbole_cdsr.compare.figures import asked_for, main_metric
 from recbole_cdsr.compare.plan import Cell, make_plan
-from recbole_cdsr.compare.records import Finished, by_variant, mean_by_row, read_finished
+from recbole_cdsr.compare.records import Finished, asked_for, by_variant, main_metric, mean_by_row, read_finished
 from recbole_cdsr.compare.significance import Interval, bootstrap
 from recbole_cdsr.compare.tables import make_tables
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.data.sources import ensure_built_in
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.quick_start import prepare
-from recbole_cdsr.yaml_values import parse_keys, parse_value
+from recbole_cdsr.yaml_values import parse_keys
 
 RUNS = "runs/studies"
 LONGEST_NAME = 100  # characters of a run's name; a longer one ends in a hash
@@ -66,36 +64,34 @@ class Study:
         """`recbole-cdsr study NAME`; returns 0, 1 if a run failed, 130 after Ctrl-C."""
         options, keys = self._options(argv)
         out, runs = Path(options.out or f"runs/study-{self.name}"), Path(options.runs)
-        cells = self.cells(options.dataset, options.seeds, {**KEYS, **keys})
+        keys = {**KEYS, **keys}
+        cells = self.cells(options.dataset, options.seeds, keys)
         if options.dry_run:
-            left = [cell for cell in cells if not finished(runs / cell.name)]
-            print("\n".join(f"{'to do' if cell in left else 'finished':<9} {runs / cell.name}" for cell in cells))
-            print(f"{len(left)} of {len(cells)} runs to do")
-            return 0
-        try:
-            failed = Runner(runs, options.jobs, lambda line: print(line, file=sys.stderr, flush=True)).train(cells)
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return command.show(cells, runs, options.jobs)
+        failed = command.train(cells, runs, options.jobs)
+        if failed is None:
             return 130
         if failed:
-            print(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again", file=sys.stderr)
-            return 1
-        names = dict(zip(dict.fromkeys(cell.variant for cell in cells), self.variants, strict=True))
-        found = [
-            replace(run, variant=names[run.variant]) for run in read_finished([runs / cell.name for cell in cells])
-        ]
+            return command.status_of(failed, cells)
+        called = {name: variant for variant, name in self.run_names(options.dataset, keys).items()}
+        found = read_finished([runs / cell.name for cell in cells])
+        found = [replace(run, variant=called[run.variant]) for run in found]
         print(self.write(found, out))
         return 0
 
+    def run_names(self, dataset: str, keys: dict[str, Any]) -> dict[str, str]:
+        """Variant -> what its runs are called in their shared folder."""
+        return {variant: run_name({**keys, **own}, dataset) for variant, own in self.variants.items()}
+
     def cells(self, dataset: str, seeds: list[int], keys: dict[str, Any]) -> list[Cell]:
         """The runs of the study; checks all settings, and builds a data set that is built in."""
-        models = {run_name({**keys, **own}, dataset): own for own in self.variants.values()}
-        if len(models) < len(self.variants):
+        names = self.run_names(dataset, keys)
+        if len(set(names.values())) < len(names):
             raise CDSRError(f"two variants of the study {self.name} are the same with these keys; leave the keys out")
-        single = [name for name, own in models.items() if own in [self.variants[variant] for variant in self.alone]]
-        plan = make_plan(
-            {"models": models, "datasets": [dataset], "seeds": seeds, "keys": keys, "single_domain": single}
-        )
+        models = {names[variant]: own for variant, own in self.variants.items()}
+        single = [names[variant] for variant in self.alone]
+        content = {"models": models, "datasets": [dataset], "seeds": seeds, "keys": keys, "single_domain": single}
+        plan = make_plan(content)
         configs = [command.checked_config(plan, dataset, variant) for variant in plan.models]
         ensure_built_in(dataset, Path(configs[0]["data_path"]), configs[0]["domain_groups"])
         return plan.cells(lambda name: prepare(configs[0])[0].domain_names[1:])
@@ -108,7 +104,7 @@ class Study:
         answer = self.analyse(by_variant(runs), metric)
         seeds = sorted({run.seed for run in runs})
         lines = [f"# {self.question[0].upper()}{self.question[1:]}", "", " ".join(answer.sentences), ""]
-        if answer.draw and find_spec("matplotlib"):
+        if answer.draw and plots.available():
             for kind, content in answer.draw().items():
                 write_bytes(out / f"{self.name}.{kind}", content)
             lines += [f"![{self.question}]({self.name}.svg)", ""]
@@ -130,7 +126,7 @@ class Study:
         )
         parser.add_argument("-d", "--dataset", default="ml-100k", help="name of a data set (default: ml-100k)")
         parser.add_argument(
-            "--seeds", type=seeds_of, default=[1], help="whole numbers, separated by commas (default: 1)"
+            "--seeds", type=command.seeds_of, default=[1], help="whole numbers, separated by commas (default: 1)"
         )
         parser.add_argument("--out", metavar="DIR", help=f"folder of the answer (default: runs/study-{self.name})")
         parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"folder of the runs, shared (default: {RUNS})")
@@ -142,10 +138,6 @@ class Study:
         if options.jobs < 1:
             raise CDSRError(f"--jobs must be at least 1, but is {options.jobs}")
         return options, parse_keys(rest)
-
-
-def seeds_of(text: str) -> list:
-    return [parse_value(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def run_name(keys: dict[str, Any], dataset: str) -> str:
@@ -170,14 +162,14 @@ def difference(groups: Groups, one: str, two: str, metric: str, domain: int | No
     return bootstrap([(values[0] - values[1])[of == number] for number in wanted])
 
 
+def chosen_by_validation(groups: Groups, names: Iterable[str]) -> str:
+    """The variant with the best mean validation score."""
+    return max(names, key=lambda name: statistics.fmean(run.result["valid_score"] for run in groups[name]))
+
+
 def told(what: str, interval: Interval) -> str:
     """A difference in words that claim no more than its interval."""
     span = f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
     if interval.low > 0 or interval.high < 0:
         return f"{what}: {span}."
     return f"{what}: {span}, within noise."
-
-
-def macro(run: Finished, metric: str) -> float:
-    """Mean over domains on test events, among the items of the target's domain."""
-    return run.ranks.by_domain(candidates="domain", **asked_for(metric))["macro"][metric]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from recbole_cdsr import plots, quick_start
+from recbole_cdsr.compare.drawing import legend_outside, offset, standard_error
 from recbole_cdsr.compare.records import Finished
 from recbole_cdsr.compare.transfer import places_of
 from recbole_cdsr.layers.cross_domain import CrossDomainRecord
@@ -97,15 +98,15 @@ def _compose(shown: dict[str, list[np.ndarray]]) -> Any:
     canvas = Canvas(figsize=(9, 4.2), layout="constrained")
     axes = canvas.subplots()
     for number, (name, lists) in enumerate(shown.items()):
-        at = [place + 0.5 * (number / (len(shown) - 1) - 0.5) for place, one in enumerate(lists) if len(one) > 1]
+        at = [place + offset(number, len(shown), width=0.5) for place, one in enumerate(lists) if len(one) > 1]
         means = [one.mean() for one in lists if len(one) > 1]
-        errors = [one.std(ddof=1) / np.sqrt(len(one)) for one in lists if len(one) > 1]
+        errors = [standard_error(one) for one in lists if len(one) > 1]
         style = {"color": plots.PALETTE[number], "marker": plots.MARKERS[number], "linestyle": "", "capsize": 3}
         axes.errorbar(at, means, errors, label=name, **style)
     counts = [len(one) for one in next(iter(shown.values()))]
     axes.set_xticks(range(len(GROUPS)), [f"{name}\n({count})" for name, count in zip(GROUPS, counts, strict=True)])
     axes.set(ylabel="a_cd: attention on other domains, ± standard error")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    legend_outside(axes)
     return canvas
 
 

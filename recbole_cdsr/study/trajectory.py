@@ -17,6 +17,7 @@ from recbole_cdsr import plots
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.curves import MOST_RUNS_WITH_MAPS, drawn_columns, maps_of, panels_of
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import make_folder
 from recbole_cdsr.run_records import RunRecord, read_runs
 from recbole_cdsr.study import STUDIES
 from recbole_cdsr.study.trajectory_summary import markdown, summary
@@ -68,10 +69,7 @@ def write_report(records: list[RunRecord], folder: Path) -> dict[str, Any]:
     files = plots.draw(plots.Figure(title, subtitle, [record.name for record in records], marked, panels, maps))
     runs = [summary(record, drawn_columns(record)) for record in records]
     files |= {"csv": table(records), "md": markdown(runs).encode()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CDSRError(f"cannot make the folder {folder}: {error.strerror or error}; set --out") from None
+    make_folder(folder)
     paths = {kind: folder / f"trajectory.{kind}" for kind in files}
     for kind, content in files.items():
         write_bytes(paths[kind], content)
