@@ -49,8 +49,9 @@ def _check_data_settings(config) -> None:
     separator = config["field_separator"]
     if len(separator) != 1 or not separator.isascii() or separator in "\r\n\0:":
         raise CDSRError(f"the key 'field_separator' takes one character like ',', but got {separator!r}")
-    if not 0 <= config["label_noise"] <= 1:
-        raise CDSRError(f"the key 'label_noise' takes a share from 0 to 1, but got {config['label_noise']!r}")
+    for key in ("label_noise", "label_hidden"):
+        if not 0 <= config[key] <= 1:
+            raise CDSRError(f"the key '{key}' takes a share from 0 to 1, but got {config[key]!r}")
     intervals = {key: config[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
     for field, value in (config["val_interval"] or {}).items():
         if isinstance(value, str):

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         return _report(find_runs(options.from_folders), out)
     out, plan = Path(options.out or DEFAULT_OUT), make_plan(_content(options, keys))
     configs = {(d, v): checked_config(plan, d, v) for d in plan.datasets for v in plan.models}
-    cells = plan.cells(lambda dataset: prepare(configs[dataset, next(iter(plan.models))])[0].domain_names[1:])
+    cells = plan.cells(lambda dataset: prepare(configs[dataset, next(iter(plan.models))])[0].true_domain_names[1:])
     for cell in cells:
         wanted = plain(configs[cell.dataset, cell.variant])
         wanted |= {key: cell.settings[key] for key in ("seed", "train_domains")}

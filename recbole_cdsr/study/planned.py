@@ -94,7 +94,7 @@ class Study:
         plan = make_plan(content)
         configs = [command.checked_config(plan, dataset, variant) for variant in plan.models]
         ensure_built_in(dataset, Path(configs[0]["data_path"]), configs[0]["domain_groups"])
-        return plan.cells(lambda name: prepare(configs[0])[0].domain_names[1:])
+        return plan.cells(lambda name: prepare(configs[0])[0].true_domain_names[1:])
 
     def write(self, runs: list[Finished], out: Path) -> str:
         """Writes everything; returns the text of study.md."""

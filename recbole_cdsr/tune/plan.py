@@ -38,6 +38,7 @@ FIXED += (
     "val_interval",
     "rm_dup_inter",
     "label_noise",
+    "label_hidden",
     "load_col",
 )
 
@@ -75,7 +76,7 @@ class Search:
     def shares_data(self) -> bool:
         """Whether all trials have the same data: no key that decides about them is searched."""
         deciding = set(self.config({}).parameters["Dataset"])
-        deciding |= {"domain_groups", "split_items_by_domain", "train_domains", "label_noise"}
+        deciding |= {"domain_groups", "split_items_by_domain", "train_domains", "label_noise", "label_hidden"}
         deciding |= {"eval_args", "seed", "layout", "repeatable", "encoding"}
         return not deciding & set(self.space)
 
