@@ -139,7 +139,13 @@ class Steps:
 
 def weighting_keys(config: Any) -> dict[str, Any]:
     """The settings of the strategies, as `make_weighting` takes them."""
-    keys = ("cross_domain_weight", "negative_factor", "gradient_normalisation", "n_preferences")
+    keys = (
+        "cross_domain_weight",
+        "negative_factor",
+        "gradient_normalisation",
+        "n_preferences",
+        "record_gradients",
+    )
     return {key: config[key] for key in keys}
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from recbole_cdsr import plots
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.compare import command, formats, report
-from recbole_cdsr.compare.plan import Cell, make_plan
+from recbole_cdsr.compare.plan import Cell, Plan, make_plan
 from recbole_cdsr.compare.records import Finished, asked_for, by_variant, main_metric, mean_by_row, read_finished
 from recbole_cdsr.compare.significance import Interval, bootstrap
 from recbole_cdsr.compare.tables import make_tables
@@ -52,6 +52,7 @@ class Study:
     variants: name -> keys, among them `model`.
     analyse: (variant -> runs, metric such as ndcg@10) -> answer.
     alone: variants that are trained on each domain alone too; their runs come along, with `only` set.
+    note: what --help says besides.
     """
 
     name: str
@@ -59,15 +60,17 @@ class Study:
     variants: dict[str, dict[str, Any]]
     analyse: Callable[[Groups, str], Answer]
     alone: tuple[str, ...] = ()
+    note: str = ""
 
     def main(self, argv: list[str]) -> int:
         """`recbole-cdsr study NAME`; returns 0, 1 if a run failed, 130 after Ctrl-C."""
         options, keys = self._options(argv)
         out, runs = Path(options.out or f"runs/study-{self.name}"), Path(options.runs)
         keys = {**KEYS, **keys}
-        cells = self.cells(options.dataset, options.seeds, keys)
+        cells = self.cells(options.dataset, options.seeds, keys, runs)
         if options.dry_run:
             return command.show(cells, runs, options.jobs)
+        self.make_data(options.dataset, keys, runs)
         failed = command.train(cells, runs, options.jobs)
         if failed is None:
             return 130
@@ -83,25 +86,38 @@ class Study:
         """Variant -> what its runs are called in their shared folder."""
         return {variant: run_name({**keys, **own}, dataset) for variant, own in self.variants.items()}
 
-    def cells(self, dataset: str, seeds: list[int], keys: dict[str, Any]) -> list[Cell]:
-        """The runs of the study; checks all settings, and builds a data set that is built in."""
-        names = self.run_names(dataset, keys)
+    def plan(self, datasets: list[str], seeds: list[int], keys: dict[str, Any]) -> Plan:
+        """All variants on all data sets, with checked settings."""
+        names = self.run_names(datasets[0], keys)
         if len(set(names.values())) < len(names):
             raise CDSRError(f"two variants of the study {self.name} are the same with these keys; leave the keys out")
         models = {names[variant]: own for variant, own in self.variants.items()}
         single = [names[variant] for variant in self.alone]
-        content = {"models": models, "datasets": [dataset], "seeds": seeds, "keys": keys, "single_domain": single}
+        content = {"models": models, "datasets": datasets, "seeds": seeds, "keys": keys, "single_domain": single}
         plan = make_plan(content)
-        configs = [command.checked_config(plan, dataset, variant) for variant in plan.models]
-        ensure_built_in(dataset, Path(configs[0]["data_path"]), configs[0]["domain_groups"])
-        return plan.cells(lambda name: prepare(configs[0])[0].true_domain_names[1:])
+        for variant in plan.models:
+            command.checked_config(plan, datasets[0], variant)
+        return plan
+
+    def cells(self, dataset: str, seeds: list[int], keys: dict[str, Any], runs: Path) -> list[Cell]:
+        """The runs of the study; checks all settings."""
+        plan = self.plan([dataset], seeds, keys)
+        return plan.cells(lambda name: domains_of(plan, name))
+
+    def make_data(self, dataset: str, keys: dict[str, Any], runs: Path) -> None:
+        """Builds a data set that is built in, here, since several runs would do so at the same time."""
+        config = CDSRConfig(next(iter(self.variants.values()))["model"], dataset, config_dict=keys)
+        ensure_built_in(dataset, Path(config["data_path"]), config["domain_groups"])
+
+    def answer(self, runs: list[Finished], metric: str) -> Answer:
+        return self.analyse(by_variant(runs), metric)
 
     def write(self, runs: list[Finished], out: Path) -> str:
         """Writes everything; returns the text of study.md."""
         metric, tables = main_metric(runs[0]), make_tables(runs)
         formats.write(tables, out)
         report.write(runs, tables, out)
-        answer = self.analyse(by_variant(runs), metric)
+        answer = self.answer(runs, metric)
         seeds = sorted({run.seed for run in runs})
         lines = [f"# {self.question[0].upper()}{self.question[1:]}", "", " ".join(answer.sentences), ""]
         if answer.draw and plots.available():
@@ -109,11 +125,9 @@ class Study:
                 write_bytes(out / f"{self.name}.{kind}", content)
             lines += [f"![{self.question}]({self.name}.svg)", ""]
         lines += [f"Seeds {', '.join(map(str, seeds))}. All tables and figures: report.html.", ""]
-        text = (
-            "\n".join(lines)
-            + "\n"
-            + "\n".join(formats.markdown(table) for table in (tables.tables[0], *tables.tables[-2:]))
-        )
+        by_dataset = [[t for t in tables.tables if t.dataset == d] for d in dict.fromkeys(run.dataset for run in runs)]
+        shown = [table for own in by_dataset for table in (own[0], *own[-2:])]
+        text = "\n".join(lines) + "\n" + "\n".join(map(formats.markdown, shown))
         write_bytes(out / "study.md", text.encode())
         return text + f"\nwritten: {out / 'study.md'}, {out / 'report.html'}"
 
@@ -121,7 +135,7 @@ class Study:
         parser = argparse.ArgumentParser(
             prog=f"recbole-cdsr study {self.name}",
             description=self.question,
-            epilog="Any other --key value holds for all runs. The same command goes on where it was stopped.",
+            epilog=f"Any other --key value holds for all runs. The same command goes on where it stopped. {self.note}",
             allow_abbrev=False,
         )
         parser.add_argument("-d", "--dataset", default="ml-100k", help="name of a data set (default: ml-100k)")
@@ -138,6 +152,12 @@ class Study:
         if options.jobs < 1:
             raise CDSRError(f"--jobs must be at least 1, but is {options.jobs}")
         return options, parse_keys(rest)
+
+
+def domains_of(plan: Plan, dataset: str) -> list[str]:
+    """Names of the domains of a data set."""
+    config = command.checked_config(plan, dataset, next(iter(plan.models)))
+    return prepare(config)[0].true_domain_names[1:]
 
 
 def run_name(keys: dict[str, Any], dataset: str) -> str:
