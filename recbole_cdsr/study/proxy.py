@@ -3,7 +3,7 @@
 The bare backbone is trained on all domains and on each domain alone. A test event is right if its item stands among the
 first ten of its domain. Where only the single domain is right, the other domains have hurt; the paper finds more
 attention across domains there (.31 against .18 where both are right, BERT4Rec on KuaiRand). a_cd of an event: the mean
-over layers, heads and events of its history of the attention that falls on another domain. Runs of the first seed.
+over layers, heads and events of its history of the attention that falls on another domain. An event counts once a seed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,22 @@ def analyse(groups: Groups, metric: str) -> Answer:
     sentences, shown = [], {}
     for backbone in BACKBONES:
         bare, balanced = f"bare {backbone}", f"AutoCDSR on {backbone}"
-        whole = [run for run in groups[bare] if not run.only]
-        group, rows = outcomes(whole[0], [run for run in groups[bare] if run.only and run.seed == whole[0].seed])
-        shares = {name: attention_across(groups[name][0])[rows] for name in (bare, balanced)}
+        group, shares = observed(groups[bare], groups[balanced])
+        shares = dict(zip((bare, balanced), shares, strict=True))
         shown |= {name: [share[group == number] for number in range(len(GROUPS))] for name, share in shares.items()}
         sentences += in_words(bare, balanced, shares, group)
     return Answer(sentences, lambda: plots.rendered(lambda: _compose(shown)))
+
+
+def observed(bare: list[Finished], balanced: list[Finished]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Number in GROUPS of the events of all seeds, and their a_cd under the bare and the balanced model."""
+    group, shares = [], ([], [])
+    for whole, other in zip([run for run in bare if not run.only], balanced, strict=True):
+        numbers, rows = outcomes(whole, [run for run in bare if run.only and run.seed == whole.seed])
+        group.append(numbers)
+        for found, run in zip(shares, (whole, other), strict=True):
+            found.append(attention_across(run)[rows])
+    return np.concatenate(group), list(map(np.concatenate, shares))
 
 
 def outcomes(whole: Finished, single: list[Finished]) -> tuple[np.ndarray, np.ndarray]:
