@@ -8,7 +8,7 @@ from recbole_cdsr.errors import CDSRError
 
 LAYOUTS = ("sequence", "prefix", "interaction")
 METRICS = ("Recall", "Hit", "NDCG", "MRR", "MAP", "Precision")
-LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf)"
 INTERVALS = rf"[\[(]{_NUMBER},{_NUMBER}[\])](?:;[\[(]{_NUMBER},{_NUMBER}[\])])*"
 
