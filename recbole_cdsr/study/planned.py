@@ -119,7 +119,8 @@ class Study:
         report.write(runs, tables, out)
         answer = self.answer(runs, metric)
         seeds = sorted({run.seed for run in runs})
-        lines = [f"# {self.question[0].upper()}{self.question[1:]}", "", " ".join(answer.sentences), ""]
+        found = [f"- {sentence}" for sentence in answer.sentences]
+        lines = [f"# {self.question[0].upper()}{self.question[1:]}", "", *found, ""]
         if answer.draw and plots.available():
             for kind, content in answer.draw().items():
                 write_bytes(out / f"{self.name}.{kind}", content)
