@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from measuring import cpu_seconds
 from torch import Tensor
 
 from recbole_cdsr.config import CDSRConfig
@@ -98,12 +97,6 @@ def filled(model: TAPEDDSRHSTU, domains: Tensor) -> UserHistory:
 def add(user: UserHistory, event: tuple[int, int, float], following: int) -> None:
     user.append(*event)
     user.state(following)
-
-
-def cpu_seconds(call: Callable[[], object]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

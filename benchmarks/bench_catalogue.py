@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_catalogue.py [--items 10000 100000 1000000] [--rounds 3]
 
 One step on 2,048 targets, D 64: vectors of the histories, the loss forwards and backwards, and Adam on the table of
-items. plain: softmax by autograd with all logits at once, as RecBole writes it. Each case in a process of its own; CPU
+items. plain: softmax by autograd with all logits at once, as RecBole writes it. By rows: gradients and
+SparseAdam on the rows of the step's items. Each case in a process of its own; CPU
 seconds on one thread, medians; memory is the peak of what a step adds, table, gradient and moments included.
 Ratios hold for the machine they were taken on; compare no absolute numbers.
 """
@@ -18,14 +19,21 @@ import torch
 import torch.nn.functional as F
 from measuring import in_a_process, measured
 
-from recbole_cdsr.layers.losses import full_softmax_loss, sampled_softmax_loss
+from recbole_cdsr.layers.losses import draw_negatives, full_softmax_loss, sampled_softmax_loss
 
 WIDTH, TARGETS, HISTORY, NEGATIVES = 64, 2048, 50, 1024
+
+
+def sampled(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return sampled_softmax_loss(states, table, targets, *draw_negatives(NEGATIVES, len(table), "uniform", table.device))
+
+
 LOSSES = {
     "plain": lambda states, table, targets: F.cross_entropy(states @ table.T, targets),
     "CE": full_softmax_loss,
-    "sampled": lambda states, table, targets: sampled_softmax_loss(states, table, targets, NEGATIVES),
+    "sampled": sampled,
 }
+BY_ROWS = "sampled, by rows"  # the learner sparse_adam: a table of the items of the step, as CDSRRecommender.candidates
 MOST_LOGITS = 2**28  # above this, plain needs gigabytes for logits and gradients; it is left out
 
 
@@ -41,7 +49,7 @@ def main() -> None:
         return
     print("| items | loss | loss and gradients, CPU s | Adam, CPU s | memory of a step, MB |\n|---|---|---|---|---|")
     for items in options.items:
-        for loss in LOSSES:
+        for loss in (*LOSSES, BY_ROWS):
             if loss == "plain" and items * TARGETS > MOST_LOGITS:
                 print(
                     f"| {items:,} | plain | not run: {items * TARGETS * 8 / 2**30:.0f} GB of logits and gradients | | |"
@@ -62,10 +70,16 @@ def step(items: int, loss: str, rounds: int) -> tuple[float, float, float]:
 
     def take() -> None:
         if not made:
-            made["table"] = torch.nn.Embedding(items + 1, WIDTH)
-            made["adam"] = torch.optim.Adam(made["table"].parameters())
+            made["table"] = torch.nn.Embedding(items + 1, WIDTH, sparse=loss == BY_ROWS)
+            optimiser = torch.optim.SparseAdam if loss == BY_ROWS else torch.optim.Adam
+            made["adam"] = optimiser(made["table"].parameters())
         start = time.process_time()
-        value = LOSSES[loss](states, made["table"].weight, targets) + made["table"](history).square().mean()
+        value = (
+            loss_by_rows(made["table"], states, targets)
+            if loss == BY_ROWS
+            else LOSSES[loss](states, made["table"].weight, targets)
+        )
+        value = value + made["table"](history).square().mean()
         made["adam"].zero_grad()
         value.backward()
         middle = time.process_time()
@@ -76,6 +90,12 @@ def step(items: int, loss: str, rounds: int) -> tuple[float, float, float]:
     for _ in range(rounds):
         take()
     return *(statistics.median(column) for column in zip(*taken[1:], strict=True)), peak
+
+
+def loss_by_rows(table: torch.nn.Embedding, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    negatives, log_probability = draw_negatives(NEGATIVES, table.num_embeddings, "uniform", targets.device)
+    chosen, places = torch.unique(torch.cat([targets, negatives]), return_inverse=True)
+    return sampled_softmax_loss(states, table(chosen), *places.split([TARGETS, NEGATIVES]), log_probability)
 
 
 if __name__ == "__main__":

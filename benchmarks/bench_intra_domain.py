@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
-from measuring import in_a_process, measured
+from measuring import cpu_seconds, in_a_process, measured
 from torch import Tensor
 
 from recbole_cdsr.layers.hstu import CausalAttention, HSTUEncoder, RelativeBias
@@ -116,12 +114,6 @@ def medians(variants: dict, rounds: int) -> dict:
             if turn:  # the first round warms up
                 seconds[name].append(taken)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def cpu_seconds(call: Callable[[], None]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def peak_in_a_process(length: int, n_domains: int, skewed: bool) -> float:

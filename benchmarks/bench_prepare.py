@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from measuring import high_water
 
 BLOCK = 100_000
 TEXT = "Works as described and came on time. " * 6
@@ -147,8 +148,7 @@ def measure(arguments: list[str]) -> None:
     if arguments:
         command.main([*arguments, "--quiet", "--core", "2"])
     seconds, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(json.dumps([cpu, seconds, int(peak.split()[1]) / 1024]))
+    print(json.dumps([cpu, seconds, high_water()]))
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ threads that wait for each other from counting.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import high_water
 
 from recbole_cdsr import Recommender, quick_start
 from recbole_cdsr.config import CDSRConfig
@@ -86,8 +86,8 @@ def report_answers(recommender: Recommender, options: argparse.Namespace) -> Non
     stops = np.cumsum(lengths).tolist()
     histories = [drawn[stop - length : stop] for stop, length in zip(stops, lengths.tolist(), strict=True)]
     recommender.recommend(histories[:1000])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{options.users} users, {len(drawn)} events; peak memory before the questions {before / 1024:.0f} MB")
+    before = high_water()
+    print(f"{options.users} users, {len(drawn)} events; peak memory before the questions {before:.0f} MB")
     for domain in ("d0", None):
         walls, cpus = [], []
         for _ in range(options.rounds):
@@ -102,8 +102,8 @@ def report_answers(recommender: Recommender, options: argparse.Namespace) -> Non
             f"{'all items' if domain is None else 'one domain':<10} {options.users / wall:7.0f} users/s "
             f"({wall:.1f} s, CPU {cpu:.1f} s)"
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"peak memory {peak / 1024:.0f} MB, {(peak - before) / 1024:.0f} MB more than before, answers included")
+    peak = high_water()
+    print(f"peak memory {peak:.0f} MB, {peak - before:.0f} MB more than before, answers included")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ PARTS = (
     ("Data: from files to the first training batch", "bench_data.py --events 1000000 5000000"),
     ("Evaluation: full sort", "bench_rank.py --rows 1024 --rounds 3"),
     ("Large catalogues: a training step", "bench_catalogue.py"),
+    ("Where a training step goes", "profile_step.py"),
     ("Control of transfer: an epoch against the bare backbone", "bench_transfer.py"),
     (
         "Attention inside domains",

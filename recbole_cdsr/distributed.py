@@ -116,11 +116,7 @@ def share(count: int | Tensor) -> float | Tensor:
 
 def averaged(tensor: Tensor) -> Tensor:
     """Mean of the tensor over the processes, a new one; with one process the tensor itself."""
-    if not dist.is_initialized():
-        return tensor
-    mean = tensor.clone(memory_format=torch.contiguous_format)
-    _call(lambda: dist.all_reduce(mean))
-    return mean.div_(world())
+    return averaged_together([tensor])[0]
 
 
 def averaged_together(tensors: list[Tensor | None]) -> list[Tensor | None]:
@@ -128,8 +124,9 @@ def averaged_together(tensors: list[Tensor | None]) -> list[Tensor | None]:
     there = [tensor for tensor in tensors if tensor is not None]
     if not dist.is_initialized() or not there:
         return tensors
-    mean = averaged(torch.cat([tensor.flatten() for tensor in there]))
-    parts = iter(mean.split([tensor.numel() for tensor in there]))
+    total = torch.cat([tensor.flatten() for tensor in there])
+    _call(lambda: dist.all_reduce(total))
+    parts = iter(total.div_(world()).split([tensor.numel() for tensor in there]))
     return [None if tensor is None else next(parts).view(tensor.shape) for tensor in tensors]
 
 

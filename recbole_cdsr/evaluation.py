@@ -99,7 +99,7 @@ def _table(dataset, ranks: Ranks) -> RankTable:
         user=tokens[dataset.uid_field][rows[dataset.uid_field].numpy()].astype(str),
         item=tokens[dataset.iid_field][rows[dataset.iid_field].numpy()].astype(str),
         domain=dataset.true_domain[rows[dataset.iid_field]].numpy(),
-        domain_names=np.array(dataset.domain_names),
+        domain_names=np.array(dataset.true_domain_names),
         **described,
         **ranks._asdict(),
     )

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from recbole_cdsr.errors import CDSRError
+
 
 def remove_halves(folder: Path) -> None:
     """Removes the files and folders `.*.tmp` that killed processes left in `folder` and below it."""
@@ -18,6 +20,14 @@ def remove_halves(folder: Path) -> None:
             shutil.rmtree(half)
         else:
             half.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder of an output, and those above it; CDSRError, which names --out, if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CDSRError(f"cannot make the folder {folder}: {error.strerror or error}; set --out") from None
 
 
 @contextmanager

@@ -82,17 +82,16 @@ def page(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def escaped(text: str) -> str:
-    """The text as html, for parts that are put together elsewhere."""
-    return html.escape(text)
-
-
 def heading(text: str, level: int = 2) -> str:
     return f"<h{level}>{html.escape(text)}</h{level}>"
 
 
 def paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
+
+
+def preformatted(text: str) -> str:
+    return f"<pre>{html.escape(text)}</pre>"
 
 
 def listing(items: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from recbole_cdsr.errors import CDSRError
@@ -25,6 +26,7 @@ OTHERS = {"color": "#BBBBBB", "linewidth": 0.7, "zorder": 1}
 MOST_LINES = 5  # named lines in one panel, for one run or for each of several
 MOST_NUMBERS, MOST_NAMES = 8, 24  # domains up to which a map shows numbers in its cells, and each name
 COLUMNS, PANEL_HEIGHT = 3, 3.0  # inches
+NO_FIGURES = "No figures: they need matplotlib; pip install 'recbole-cdsr[plots]'"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are equal on all machines
     "font.size": 10,
@@ -86,6 +88,11 @@ class Figure:
     marked: list[int | None]
     panels: list[Panel]
     maps: dict[str, list[ShareMap]] = field(default_factory=dict)
+
+
+def available() -> bool:
+    """Whether figures can be drawn."""
+    return find_spec("matplotlib") is not None
 
 
 def draw(figure: Figure) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from recbole_cdsr.errors import CDSRError
 
 LAYOUTS = ("sequence", "prefix", "interaction")
 METRICS = ("Recall", "Hit", "NDCG", "MRR", "MAP", "Precision")
-LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf)"
 INTERVALS = rf"[\[(]{_NUMBER},{_NUMBER}[\])](?:;[\[(]{_NUMBER},{_NUMBER}[\])])*"
 
@@ -49,8 +49,9 @@ def _check_data_settings(config) -> None:
     separator = config["field_separator"]
     if len(separator) != 1 or not separator.isascii() or separator in "\r\n\0:":
         raise CDSRError(f"the key 'field_separator' takes one character like ',', but got {separator!r}")
-    if not 0 <= config["label_noise"] <= 1:
-        raise CDSRError(f"the key 'label_noise' takes a share from 0 to 1, but got {config['label_noise']!r}")
+    for key in ("label_noise", "label_hidden"):
+        if not 0 <= config[key] <= 1:
+            raise CDSRError(f"the key '{key}' takes a share from 0 to 1, but got {config[key]!r}")
     if config["data_cache"] not in ("auto", True, False):
         raise CDSRError(f"the key 'data_cache' takes auto, True or False, but got {config['data_cache']!r}")
     intervals = {key: config[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}

@@ -53,7 +53,7 @@ def _given(model) -> list[str]:
 def describe(built: Any) -> None:
     """Says in a few lines what the data and the model are."""
     data, config = built.train.dataset, built.config
-    n_domains = len(data.domain_names)
+    n_domains = len(data.true_domain_names)
     events = data.true_domain[data.events.columns[data.iid_field]].bincount(minlength=n_domains).tolist()
     items = data.true_domain.bincount(minlength=n_domains).tolist()
     users, catalogue, tied = data.user_num - 1, data.item_num - 1, 100 * data.tie_share
@@ -61,7 +61,7 @@ def describe(built: Any) -> None:
     logger.info("%.1f %% of neighbouring events share a time and keep the order of the file", tied)
     logger.info("%d events stand there a second time, with the same user, item and time", data.repeated)
     logger.info("dropped for too few events: %d users, %d events in all", *data.dropped.values())
-    for name, n_events, n_items in list(zip(data.domain_names, events, items, strict=True))[1:]:
+    for name, n_events, n_items in list(zip(data.true_domain_names, events, items, strict=True))[1:]:
         logger.info("domain %s: %d events, %d items", name, n_events, n_items)
     count = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
     logger.info("%s: %d parameters on %s, layout %s", config.model, count, config["device"], config["layout"])

@@ -15,6 +15,7 @@ from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.memory import is_out_of_memory, told_when_short
 from recbole_cdsr.model.base import CDSRRecommender, read_choice, read_count
 from recbole_cdsr.objectives import make_weighting
+from recbole_cdsr.row_wise import with_values
 
 compat.apply()
 
@@ -131,15 +132,21 @@ class Steps:
 
     def _clip(self) -> float:
         """Clips as `clip_grad_norm` says; returns the norm of the whole gradient before that."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        moved = with_values(self.parameters)
         if self.config["clip_grad_norm"]:
-            return float(torch.nn.utils.clip_grad_norm_(self.parameters, **self.config["clip_grad_norm"]))
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+            return float(torch.nn.utils.clip_grad_norm_(moved, **self.config["clip_grad_norm"]))
+        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in moved])))
 
 
 def weighting_keys(config: Any) -> dict[str, Any]:
     """The settings of the strategies, as `make_weighting` takes them."""
-    keys = ("cross_domain_weight", "negative_factor", "gradient_normalisation", "n_preferences")
+    keys = (
+        "cross_domain_weight",
+        "negative_factor",
+        "gradient_normalisation",
+        "n_preferences",
+        "record_gradients",
+    )
     return {key: config[key] for key in keys}
 
 

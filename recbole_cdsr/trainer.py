@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_cdsr import checkpoint, compat, distributed, history
+from recbole_cdsr import checkpoint, compat, distributed, history, row_wise
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.evaluation import attention_between_domains, rank_events
 from recbole_cdsr.ranks import RankTable
@@ -58,6 +58,11 @@ class MGDATrainer(Trainer):
         self.transfer: list[tuple[int, Tensor]] = []  # epoch, mean attention between domains [C, C]
         self.best_epoch = -1
         self.finished = False
+
+    def _build_optimizer(self, **kwargs):
+        if self.config["learner"] == row_wise.LEARNER:
+            return row_wise.row_wise_adam(self.config, self.model)
+        return super()._build_optimizer(**kwargs)
 
     # Training
 

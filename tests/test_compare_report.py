@@ -73,7 +73,7 @@ def test_names_from_users_stay_text(tmp_path):
 def test_without_matplotlib_the_tables_are_there(monkeypatch):
     runs_of_two_models()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("recbole_cdsr.compare.report.find_spec", lambda name: None)
+    monkeypatch.setattr("recbole_cdsr.plots.find_spec", lambda name: None)
     assert main(["--from", "runs", "--out", "out"]) == 0
     page = Path("out/report.html").read_text()
     assert "recbole-cdsr[plots]" in page and "<img" not in page and "NDCG@10" in page

@@ -1,4 +1,4 @@
-"""Wrong domain labels: how many there are, who sees them, and that results are not counted by them."""
+"""Wrong and hidden domain labels: how many there are, who sees them, and that results are not counted by them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recbole_cdsr.cli import main
-from recbole_cdsr.data.corrupt import wrong_labels
+from recbole_cdsr.data.corrupt import hidden_labels, wrong_labels
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.ranks import RankTable
 from tests.helpers import make_config, make_dataset, random_events, write_dataset
@@ -40,10 +40,38 @@ def test_without_noise_nothing_is_copied_and_one_domain_cannot_be_wrong():
         wrong_labels(DOMAINS.clamp(max=1), 2, 0.3, seed=1)
 
 
+def test_hidden_labels_are_one_more_domain():
+    few, many = (hidden_labels(DOMAINS, 5, share, seed=3) for share in (0.1, 0.3))
+    assert (few == 5).sum() == 3000 and (many == 5).sum() == 9000 and few[0] == 0
+    assert torch.equal(few[few != 5], DOMAINS[few != 5]) and (many[few == 5] == 5).all()
+
+
+@pytest.mark.parametrize("key", ["label_noise", "label_hidden"])
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_out_of_range_is_told(share):
-    with pytest.raises(CDSRError, match="'label_noise' takes a share from 0 to 1"):
-        make_config("toy", label_noise=share)
+def test_a_share_out_of_range_is_told(key, share):
+    with pytest.raises(CDSRError, match=f"'{key}' takes a share from 0 to 1"):
+        make_config("toy", **{key: share})
+
+
+def test_models_have_a_domain_for_hidden_labels_and_results_do_not():
+    write_dataset("drawn", *random_events(n_users=40))
+    keys = ["--dataset", "drawn", "--label_hidden", "0.4", "--objectives", "[rec_per_domain,cross_domain]"]
+    main(["run", "--model", "AutoCDSR", *keys, "--epochs", "1", "--run_dir", "run", "--quiet"])
+    _, dataset = make_dataset("drawn", label_hidden=0.4)
+    dataset.build()
+    assert dataset.domain_names == [*dataset.true_domain_names, "[HIDDEN]"]
+    assert (dataset.item_domain == dataset.num("domain_id") - 1).sum() == 12
+    header = Path("run/history.csv").read_text().splitlines()[0]
+    assert "loss_rec_[HIDDEN]" in header and "valid_ndcg@10_[HIDDEN]" not in header
+    assert RankTable.load(Path("run/ranks.npz")).domain_names == dataset.true_domain_names
+    assert len(set(dataset.true_domain.tolist())) == len(dataset.true_domain_names)
+
+
+def test_a_domain_of_the_name_for_hidden_ones_is_told():
+    inter, item = random_events()
+    write_dataset("taken", inter, [(name, "[HIDDEN]" if domain == item[0][1] else domain) for name, domain in item])
+    with pytest.raises(CDSRError, match="a domain is called '\\[HIDDEN\\]'"):
+        make_dataset("taken", label_hidden=0.1)[1].build()
 
 
 def test_models_see_wrong_labels_and_nothing_else_changes():

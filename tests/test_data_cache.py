@@ -160,6 +160,7 @@ CHANGES = [
     {"MAX_ITEM_LIST_LENGTH": 5},
     {"label_noise": 0.4},
     {"label_noise": 0.4, "seed": 7},
+    {"label_hidden": 0.4},
     {"seed": 7},
     {"train_domains": ["d1"]},
     {"layout": "prefix"},

@@ -34,7 +34,7 @@ LAYERS = [
     # 2.
     {"model"},
     # 3. One trainer and one way to rank for every model.
-    {"trainer", "steps", "evaluation"},
+    {"trainer", "steps", "row_wise", "evaluation"},
     # 4. What a script calls.
     {"quick_start", "compare", "recommend"},
     # 5. What a person calls.

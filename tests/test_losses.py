@@ -76,7 +76,8 @@ def test_sampled_softmax_tends_to_the_full_softmax_over_real_items(sampler, with
     addend = bias if with_bias else None
     logits = states @ table.T + (bias if with_bias else 0.0)
     full = F.cross_entropy(logits[:, 1:], targets - 1)
-    sampled = sampled_softmax_loss(states, table, targets, 100_000, addend, sampler)
+    drawn = draw_negatives(100_000, len(table), sampler, table.device)
+    sampled = sampled_softmax_loss(states, table, targets, *drawn, addend)
     torch.testing.assert_close(sampled, full, atol=0.02, rtol=0)
     ours, theirs = (torch.autograd.grad(x, table, retain_graph=True)[0] for x in (sampled, full))
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
@@ -85,7 +86,8 @@ def test_sampled_softmax_tends_to_the_full_softmax_over_real_items(sampler, with
 def test_a_negative_that_is_the_positive_is_left_out():
     states, table, _, _ = make(n_items=2)
     targets = torch.ones(len(states), dtype=torch.long)  # item 1 is the only item: every negative collides
-    assert sampled_softmax_loss(states, table, targets, 8) == 0.0
+    drawn = draw_negatives(8, len(table), "uniform", table.device)
+    assert sampled_softmax_loss(states, table, targets, *drawn) == 0.0
 
 
 @pytest.mark.parametrize("sampler", losses.SAMPLERS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_cdsr.objectives import STRATEGIES
-from tests.balancing import double, objectives, random_step, strategy
+from tests.balancing import double, objectives, random_gradients, random_step, strategy
 
 EVERY = list(STRATEGIES)
 WITH_GRADIENTS = [name for name in EVERY if name not in ("none", "fixed")]
@@ -50,11 +50,35 @@ def test_a_sound_step_has_finite_weights_and_a_full_log(name, n, dtype):
     assert outcome.log["skipped"] == 0.0
     expected = {f"weight_{objective}" for objective in objectives(n)} | {"clipped", "skipped"}
     if name in WITH_GRADIENTS:
-        expected |= {f"gradient_norm_{objective}" for objective in objectives(n)} | {"cosine", "conflict"}
+        expected |= {f"{what}_{objective}" for objective in objectives(n) for what in ("gradient_norm", "angle")}
+        expected |= {"cosine", "conflict"}
         expected |= {"cosine_min"} if n > 2 else set()
         expected |= {"factor"} if name == "preference" else set()
     assert set(outcome.log) == expected
     assert outcome.weights.tolist() == pytest.approx([outcome.log[f"weight_{o}"] for o in objectives(n)])
+
+
+@cases(EVERY, 2, 3, 6)
+def test_angles_are_those_between_gradients_and_the_step(name, n):
+    vectors = double(random_gradients(n, n, 30, "aligned"))
+    _, losses = random_step(n, n)
+    outcome = ask(name, vectors @ vectors.T, losses, objectives(n), record_gradients=True)
+    step = outcome.weights @ vectors
+    cosines = torch.nn.functional.cosine_similarity(vectors, step[None])
+    logged = [outcome.log[f"angle_{objective}"] for objective in objectives(n)]
+    assert logged == pytest.approx(torch.rad2deg(torch.arccos(cosines)).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["none", "fixed"])
+def test_gradients_are_recorded_where_no_decision_needs_them(name):
+    matrix, losses = random_step(3, 3)
+    plain = ask(name, None, losses, objectives(3))
+    seen = ask(name, matrix, losses, objectives(3), record_gradients=True)
+    assert torch.equal(plain.weights, seen.weights)
+    logged = {key: seen.log[key] for key in ("cosine", "cosine_min", "conflict", "gradient_norm_rec_0")}
+    assert logged.items() <= ask("mgda", matrix, losses, objectives(3)).log.items()
+    broken = ask(name, *spoil(matrix, losses, 2, "nan gradient"), objectives(3), record_gradients=True)
+    assert "angle_cross_domain" not in broken.log and broken.log["cosine"] == broken.log["cosine_min"]
 
 
 @every_strategy

@@ -94,7 +94,7 @@ def test_closed_form_of_two_equals_the_solver():
     for seed in range(200):
         vectors = random_gradients(seed, 2, 3, KINDS[seed % 3])
         matrix = vectors @ vectors.T
-        closed, solved = min_norm._min_norm_of_two(matrix), min_norm._min_norm_of_many(matrix)
+        closed, solved = min_norm._min_norm_of_two(matrix), min_norm._min_norm_of_many(matrix)[0]
         np.testing.assert_allclose(closed, solved, atol=1e-12)
 
 
@@ -133,6 +133,13 @@ def test_min_norm_permutes_with_its_objectives(n):
     matrix, order = double(vectors @ vectors.T), torch.randperm(n, generator=torch.Generator().manual_seed(n))
     permuted = min_norm_weights(matrix[order][:, order])
     torch.testing.assert_close(permuted, min_norm_weights(matrix)[order], rtol=0, atol=1e-12)
+
+
+def test_steps_of_the_solver_are_counted():
+    assert min_norm.min_norm_steps(np.eye(2)) == 0
+    assert [min_norm.min_norm_steps(np.eye(n)) for n in (3, 6, 21)] == [3, 6, 21]  # each objective enters once
+    shortest = np.diag([1.0, 1.0, 1e-6]) + 0.1 * (1 - np.eye(3))
+    assert min_norm.min_norm_steps(np.where(np.isclose(shortest, 0.1), 1e-4, shortest)) < 3
 
 
 def test_min_norm_of_degenerate_gramians():

@@ -94,6 +94,9 @@ def test_preference_weighs_and_logs():
     assert outcome.weights.dtype == LOSSES.dtype
     expected = {"gradient_norm_rec": 2.0, "gradient_norm_cross_domain": 3.0, "cosine": -0.5, "conflict": 1.0}
     expected |= {"factor": 0.8, "weight_rec": 1.0, "weight_cross_domain": 0.8, "clipped": 0.0, "skipped": 0.0}
+    length = math.sqrt(4.96)  # of the step: 4 - 2 * 0.8 * 3 + 0.8 ** 2 * 9
+    expected |= {"angle_rec": math.degrees(math.acos(1.6 / 2 / length))}
+    expected |= {"angle_cross_domain": math.degrees(math.acos(4.2 / 3 / length))}
     assert outcome.log == pytest.approx(expected)
 
 

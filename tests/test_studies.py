@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,26 @@ from recbole_cdsr.compare import significance
 from recbole_cdsr.compare.cells import finished
 from recbole_cdsr.compare.records import find_runs, read_finished
 from recbole_cdsr.compare.significance import Interval
-from recbole_cdsr.study import STUDIES, noise, plugin, proxy, switch, tokens, weights
+from recbole_cdsr.study import STUDIES, domains, noise, overlap, plugin, proxy, switch, tokens, trajectory, weights
+from recbole_cdsr.study.on_data import DataStudy
 from recbole_cdsr.study.planned import run_name, told
-from tests.helpers import plain_histories, random_events, write_dataset
+from tests.helpers import make_dataset, plain_histories, random_events, write_dataset
 from tests.test_compare_tables import table, write_run
 
-PLANNED = {"proxy": proxy, "weights": weights, "plugin": plugin, "tokens": tokens, "noise": noise, "switch": switch}
+PLANNED = {
+    name: module.STUDY
+    for name, module in {
+        "proxy": proxy,
+        "weights": weights,
+        "plugin": plugin,
+        "trajectory": trajectory,
+        "tokens": tokens,
+        "noise": noise,
+        "domains": domains,
+        "overlap": overlap,
+        "switch": switch,
+    }.items()
+}
 METRIC = "ndcg@10"
 
 
@@ -69,9 +84,9 @@ def test_gains_and_times_of_plugins():
 
 
 def test_noise_and_tokens_speak_of_their_extremes():
-    strengths = {name: (2.0 if "50 %" in name and "TAPE" in name else 8.0) for name in noise.STUDY.variants}
+    strengths = {name: (2.0 if "50 % hidden" in name and "TAPE" in name else 8.0) for name in noise.STUDY.variants}
     sentences = noise.analyse(groups(strengths), METRIC).sentences
-    assert ["within noise" in one for one in sentences] == [True, True, False]
+    assert ["within noise" in one for one in sentences] == [True] * 5 + [False]
 
 
 def test_tokens_name_the_choice_of_validation():
@@ -96,25 +111,71 @@ def test_equal_settings_have_equal_names():
     assert long[0] != long[1] and max(map(len, long)) <= 100
 
 
+def count_of(name: str, dataset: str) -> int:
+    """Runs of a study with one seed; toy has two domains."""
+    study = PLANNED[name]
+    forms = len(study.forms(dataset)) if isinstance(study, DataStudy) else 1
+    return forms * (len(study.variants) + 2 * len(study.alone))
+
+
 @pytest.mark.parametrize("name", PLANNED)
 def test_every_study_plans_runs_that_are_possible(name, capsys):
-    assert cli.main(["study", name, "--dataset", "toy", "--seeds", "1,2", "--dry_run"]) == 0
-    count = 2 * (len(PLANNED[name].STUDY.variants) + 2 * len(PLANNED[name].STUDY.alone))  # toy has two domains
+    dataset = "planted" if name == "domains" else "toy"
+    assert cli.main(["study", name, "--dataset", dataset, "--seeds", "1,2", "--dry_run"]) == 0
+    count = 2 * count_of(name, dataset)
     assert f"{count} of {count} runs to do" in capsys.readouterr().out and not Path("runs").exists()
-    assert set(PLANNED) < set(STUDIES)
+    assert set(PLANNED) == set(STUDIES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLANNED)
-def test_every_study_is_answered_by_one_command(name, capsys):
+def test_every_study_is_answered_by_one_command(name, capsys, monkeypatch):
+    dataset = "planted" if name == "domains" else "toy"
+    monkeypatch.setitem(domains.COUNTS, "planted", (2, 20))
+    monkeypatch.setattr(overlap, "SHARES", (0, 60))
     small = ["--epochs", "1", "--hidden_size", "16", "--runs", "cells", "--out", "out", "--jobs", "2"]
-    assert cli.main(["study", name, "--dataset", "toy", *small]) == 0
+    assert cli.main(["study", name, "--dataset", dataset, *small]) == 0
     text = Path("out/study.md").read_text()
     assert f"![{STUDIES[name]}]({name}.svg)" in text and Path(f"out/{name}.png").is_file()
     assert Path("out/report.html").is_file() and text in capsys.readouterr().out
     runs = [path.parent for path in Path("cells").rglob("result.json")]
-    study = PLANNED[name].STUDY
-    assert len(runs) == len(study.variants) + 2 * len(study.alone) and all(map(finished, runs))
+    assert len(runs) == count_of(name, dataset) and all(map(finished, runs))
+
+
+@pytest.mark.parametrize("count", domains.COUNTS["ml-100k"])
+def test_films_fall_into_as_many_domains_as_asked_for(count):
+    domains.build_form("ml-100k", {}, f"ml-100k-domains-{count}", Path("forms"))
+    _, dataset = make_dataset(f"ml-100k-domains-{count}", data_path="forms")
+    dataset.build()
+    assert len(dataset.true_domain_names) - 1 == count and len(dataset.events) == 100_000
+    assert dataset.true_domain.bincount()[1:].min() >= 10
+
+
+def test_domains_takes_no_other_data(capsys):
+    assert cli.main(["study", "domains", "--dataset", "toy", "--dry_run"]) == 2
+    assert "takes --dataset ml-100k or planted, not toy" in capsys.readouterr().err
+
+
+def test_forms_of_overlap_hold_the_same_events_of_other_users():
+    inter, item = random_events(n_users=40)
+    write_dataset("drawn", inter, item)
+    domain_of, found = dict(item), {}
+    for share in overlap.SHARES:
+        form = f"drawn-overlap-{share}"
+        overlap.build_form("drawn", {}, form, Path("forms"))
+        lines = [line.split("\t") for line in Path("forms", form, f"{form}.inter").read_text().splitlines()[1:]]
+        events = [(user[1:].removesuffix("@" + domain_of[i]), i, time) for user, i, time in lines]
+        assert sorted(events) == sorted(found.setdefault("events", events))
+        split = [(user, domain_of[i]) for user, i, _ in lines if user[0] == overlap.SPLIT]
+        assert all(user.endswith("@" + domain) for user, domain in split)
+        whole = {user for user, *_ in lines if user[0] == overlap.WHOLE}
+        assert whole >= found.get("whole", set())
+        found["whole"] = whole
+        visits = {(user, domain_of[i]) for user, i, _ in lines}
+        assert all(sum(one == user for one, _ in visits) > 1 for user in whole)
+        assert share or not whole
+    counts = Counter((user, domain_of[i]) for user, i, _ in found["events"])
+    assert min(counts.values()) >= overlap.FEWEST and len(found["whole"]) > 20
 
 
 def test_gaps_count_events_since_the_last_visit():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
@@ -17,11 +16,11 @@ from recbole_cdsr import cli, evaluation, quick_start
 from recbole_cdsr.tune import search as searching
 from recbole_cdsr.tune.cluster import ray_started
 from recbole_cdsr.tune.space import space_of
+from tests.searching import SMALL, trials
 
 # Not importorskip: the search sets what Ray reads when it is imported, so that it listens on this machine only.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
-SMALL = ["--dataset", "toy", "--hidden_size", "16", "--inner_size", "16", "--n_layers", "1"]
 SPACE = "learning_rate: {loguniform: [1e-3, 1e-1]}\nhidden_dropout_prob: [0.1, 0.3]\n"
 
 
@@ -34,11 +33,6 @@ def local_ray():
 def tune(*arguments: str, space: str = SPACE, epochs: int = 3) -> int:
     Path("space.yaml").write_text(space)
     return cli.main(["tune", *SMALL, "--space", "space.yaml", "--out", "out", "--epochs", str(epochs), *arguments])
-
-
-def trials(out: str = "out") -> list[dict[str, str]]:
-    with open(Path(out) / "trials.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_search_ends_with_a_table_a_report_and_settings_that_give_the_score_again(local_ray, capsys):

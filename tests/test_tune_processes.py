@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import os
 import re
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.searching import SMALL, trials
+
 if importlib.util.find_spec("ray") is None:
     pytest.skip("ray is not installed", allow_module_level=True)
-
-SMALL = ["--dataset", "toy", "--hidden_size", "16", "--inner_size", "16", "--n_layers", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +26,6 @@ def _nothing_left_running():
     yield
     while Started.processes:
         kill(Started.processes.pop().pid)
-
-
-def trials() -> list[dict[str, str]]:
-    with open("out/trials.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def parent(pid: int) -> int:

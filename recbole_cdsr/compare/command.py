@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cdsr.compare import formats, report
-from recbole_cdsr.compare.cells import Runner, begun, finished, refuse_other_settings, seconds_left, span, usage_of
+from recbole_cdsr.compare.cells import (
+    Runner,
+    Usage,
+    begun,
+    finished,
+    refuse_other_settings,
+    seconds_left,
+    span,
+    usage_of,
+)
 from recbole_cdsr.compare.plan import Cell, Plan, keep_plan, make_plan
 from recbole_cdsr.compare.records import find_runs, read_finished
 from recbole_cdsr.compare.tables import make_tables
@@ -41,7 +50,7 @@ def main(argv: list[str]) -> int:
         return _report(find_runs(options.from_folders), out)
     out, plan = Path(options.out or DEFAULT_OUT), make_plan(_content(options, keys))
     configs = {(d, v): checked_config(plan, d, v) for d in plan.datasets for v in plan.models}
-    cells = plan.cells(lambda dataset: prepare(configs[dataset, next(iter(plan.models))])[0].domain_names[1:])
+    cells = plan.cells(lambda dataset: prepare(configs[dataset, next(iter(plan.models))])[0].true_domain_names[1:])
     for cell in cells:
         wanted = plain(configs[cell.dataset, cell.variant])
         wanted |= {key: cell.settings[key] for key in ("seed", "train_domains")}
@@ -49,17 +58,29 @@ def main(argv: list[str]) -> int:
     trained = {(cell.dataset, cell.variant) for cell in cells if begun(out / cell.name)}
     keep_plan(plan, out, lambda *pair: pair in trained, write=not options.dry_run)
     if options.dry_run:
-        return _show(cells, out, options.jobs)
+        return show(cells, out, options.jobs)
     for config in configs.values():  # here, since several cells would build a data set at the same time
         ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
-    try:
-        failed = Runner(out, options.jobs, lambda line: print(line, file=sys.stderr, flush=True)).train(cells)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+    failed = train(cells, out, options.jobs)
+    if failed is None:
         return 130
     done = [folder for cell in cells if finished(folder := out / cell.name)]
     if done:
         _report(done, out)
+    return status_of(failed, cells)
+
+
+def train(cells: list[Cell], out: Path, jobs: int) -> list[Usage] | None:
+    """Trains what is not finished; the cells that failed, None after Ctrl-C, which is told."""
+    try:
+        return Runner(out, jobs, lambda line: print(line, file=sys.stderr, flush=True)).train(cells)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return None
+
+
+def status_of(failed: list[Usage], cells: list[Cell]) -> int:
+    """Exit status: 1 if cells failed, which is told."""
     if failed:
         print(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again", file=sys.stderr)
     return int(bool(failed))
@@ -74,7 +95,7 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     )
     parser.add_argument("--models", type=_list, help="names, separated by commas")
     parser.add_argument("--datasets", type=_list, help="names, separated by commas")
-    parser.add_argument("--seeds", type=_list, help="whole numbers, separated by commas")
+    parser.add_argument("--seeds", type=seeds_of, help="whole numbers, separated by commas")
     parser.add_argument("--single_domain", type=_list, help="models to train on each domain alone too, or all")
     parser.add_argument("--plan", metavar="FILE", help="yaml file with models, datasets, seeds, keys, single_domain")
     parser.add_argument("--out", metavar="DIR", help=f"folder of the comparison (default: {DEFAULT_OUT})")
@@ -97,13 +118,16 @@ def _list(text: str) -> list:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def seeds_of(text: str) -> list:
+    """Seeds separated by commas, as values; a plan refuses what is no whole number."""
+    return [parse_value(seed) for seed in _list(text)]
+
+
 def _content(options: argparse.Namespace, keys: dict[str, Any]) -> dict[str, Any]:
     """The parts of the plan, from the plan file and from the command line."""
     content = read_yaml(options.plan) if options.plan else {}
     given = {part: getattr(options, part) for part in ("models", "datasets", "seeds", "single_domain")}
     given = {part: value for part, value in given.items() if value is not None}
-    if "seeds" in given:
-        given["seeds"] = [parse_value(seed) for seed in given["seeds"]]
     if given.get("single_domain") == ["all"]:
         given["single_domain"] = True
     if twice := [part for part in given if part in content]:
@@ -124,7 +148,7 @@ def checked_config(plan: Plan, dataset: str, variant: str) -> CDSRConfig:
     return config
 
 
-def _show(cells: list[Cell], out: Path, jobs: int) -> int:
+def show(cells: list[Cell], out: Path, jobs: int) -> int:
     """Prints every cell with its state, and an estimate of the time left."""
     usages = {cell: usage_of(out / cell.name) for cell in cells}
     waiting = [cell for cell in cells if not finished(out / cell.name)]

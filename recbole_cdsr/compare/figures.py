@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from recbole_cdsr import plots
-from recbole_cdsr.compare.records import Finished, by_variant, mean_by_row
+from recbole_cdsr.compare.drawing import deviation, legend_outside, offset, standard_error, style_of
+from recbole_cdsr.compare.records import Finished, asked_for, by_place, by_variant, macro, main_metric, mean_by_row
 from recbole_cdsr.compare.tables import title_of
 from recbole_cdsr.compare.transfer import Gain
 from recbole_cdsr.curves import MOST_RUNS_WITH_MAPS, maps_of, panels_of
-from recbole_cdsr.ranks import metric_keys
 from recbole_cdsr.run_folder import HISTORY
 from recbole_cdsr.run_records import record_of
 
@@ -37,7 +36,6 @@ MAPS = (
     "domain makes the sum of a row 1, and is left out of the colours. A model trained on recommendation alone (none), "
     "if there is one, comes first: the others show what balancing changes."
 )
-NAME = 36  # characters in a line of a model's name
 
 
 @dataclass(frozen=True)
@@ -66,33 +64,18 @@ def figures(runs: list[Finished], gains: list[Gain]) -> list[Drawn]:
     return [*drawn, *training(groups)]
 
 
-def main_metric(run: Finished) -> str:
-    """The metric that epochs were chosen by, such as ndcg@10, if the run was asked for it; else its first one."""
-    asked = [key for key, *_ in metric_keys(run.settings["metrics"], run.settings["topk"])]
-    chosen = str(run.settings.get("valid_metric", "")).lower()
-    return chosen if chosen in asked else asked[0]
-
-
-def asked_for(metric: str) -> dict[str, Any]:
-    """The metric as arguments of a rank table."""
-    name, _, k = metric.partition("@")
-    return {"metrics": [name], "topk": [int(k)]}
-
-
 def scores(groups: dict[str, list[Finished]], metric: str) -> Drawn:
     """Every model in every domain, mean and deviation over seeds."""
-    tables = {
-        v: [run.ranks.by_domain(candidates="domain", **asked_for(metric)) for run in g] for v, g in groups.items()
-    }
-    first = next(iter(tables.values()))[0]
-    places = [name for name, values in first.items() if values["rows"] and name != "micro"]
-    labels = [f"{plots.printable(name, 24)} ({first[name]['rows']})" for name in places]
+    found = {variant: by_place(group, metric) for variant, group in groups.items()}
+    places = list(next(iter(found.values())))
+    ranks = next(iter(groups.values()))[0].ranks
+    counts = ranks.by_domain(candidates="domain", **asked_for(metric))
+    labels = [f"{plots.printable(name, 24)} ({counts[name]['rows']})" for name in places]
 
     def compose():
         canvas, axes = _rows(len(places), len(groups))
-        for number, (variant, found) in enumerate(tables.items()):
-            values = [[table[place][metric] for table in found] for place in places]
-            _points(axes, number, len(groups), variant, values)
+        for number, (variant, values) in enumerate(found.items()):
+            _points(axes, number, len(groups), variant, list(values.values()))
         _finish(axes, labels, f"{title_of(metric)} among the items of the target's domain", len(groups))
         return canvas
 
@@ -117,7 +100,7 @@ def transfer(gains: list[Gain], metric: str) -> list[Drawn]:
         axes.axvline(0, color="#777777", linewidth=1, zorder=1)
         for gain in chosen:
             _, colour, marker = VERDICTS[verdict(gain)]
-            at = places.index(gain.domain) + _offset(variants.index(gain.variant), len(variants))
+            at = places.index(gain.domain) + offset(variants.index(gain.variant), len(variants))
             ends = [[gain.gain.mean - gain.gain.low], [gain.gain.high - gain.gain.mean]]
             axes.errorbar([gain.gain.mean], [at], xerr=ends, fmt=marker, color=colour, capsize=3, markersize=6)
             if len(variants) > 1:
@@ -160,13 +143,13 @@ def cost(groups: dict[str, list[Finished]], metric: str) -> Drawn:
         axes = canvas.subplots()
         for number, (variant, group) in enumerate(groups.items()):
             seconds = [run.result["train_cpu_seconds"] for run in group]
-            values = [run.ranks.by_domain(candidates="domain", **asked_for(metric))["macro"][metric] for run in group]
-            style = {**_style(number, variant), "markersize": 8}
+            values = [macro(run, metric) for run in group]
+            style = {**style_of(number, variant), "markersize": 8}
             middle = statistics.fmean(seconds), statistics.fmean(values)
-            axes.errorbar(*middle, _spread(values), _spread(seconds), capsize=2, linestyle="", **style)
+            axes.errorbar(*middle, deviation(values), deviation(seconds), capsize=2, linestyle="", **style)
         axes.set(xscale="log", xlabel="CPU seconds of training", ylabel=f"{title_of(metric)}, macro")
         plots.set_log_ticks(axes.xaxis, [run.result["train_cpu_seconds"] for group in groups.values() for run in group])
-        _outside(axes)
+        legend_outside(axes)
         return canvas
 
     caption = (
@@ -199,14 +182,14 @@ def histories(groups: dict[str, list[Finished]], metric: str) -> Drawn:
         places = canvas.subplots(1, 2, sharey=True, width_ratios=[2, 1])
         for axes, (title, parts) in zip(places, panels.items(), strict=True):
             for number, (variant, of) in enumerate(values.items()):
-                at = np.arange(len(parts)) + 0.5 * _offset(number, len(values))
+                at = np.arange(len(parts)) + offset(number, len(values), width=0.35)
                 means = [of[rows].mean() for _, rows in parts]
-                errors = [of[rows].std(ddof=1) / np.sqrt(rows.sum()) if rows.sum() > 1 else 0 for _, rows in parts]
-                style = {**_style(number, variant), "linewidth": 1, "capsize": 2}
+                errors = [standard_error(of[rows]) for _, rows in parts]
+                style = {**style_of(number, variant), "linewidth": 1, "capsize": 2}
                 axes.errorbar(at, means, errors, **style)
             axes.set_xticks(range(len(parts)), [f"{name}\n({int(rows.sum())})" for name, rows in parts])
             axes.set(title=title, ylabel=f"{title_of(metric)}, events" if axes.get_subplotspec().is_first_col() else "")
-        _outside(axes)
+        legend_outside(axes)
         return canvas
 
     caption = (
@@ -251,16 +234,9 @@ def _rows(places: int, variants: int):
 
 
 def _points(axes: Any, number: int, count: int, variant: str, values: Sequence[Sequence[float]]) -> None:
-    at = np.arange(len(values)) + _offset(number, count)
-    means, bars = [statistics.fmean(one) for one in values], [_spread(one) for one in values]
-    axes.errorbar(means, at, xerr=bars, linestyle="", capsize=2, **_style(number, variant))
-
-
-def _style(number: int, variant: str) -> dict[str, Any]:
-    """Colour, marker and name of a model; models differ by marker too, for eyes and printers without colour."""
-    marker = plots.MARKERS[number % len(plots.MARKERS)]
-    label = "\n".join(textwrap.wrap(plots.printable(variant, 4 * NAME), NAME))
-    return {**plots.run_style(number), "marker": marker, "markersize": 6, "label": label}
+    at = np.arange(len(values)) + offset(number, count)
+    means, bars = [statistics.fmean(one) for one in values], [deviation(one) for one in values]
+    axes.errorbar(means, at, xerr=bars, linestyle="", capsize=2, **style_of(number, variant))
 
 
 def _finish(axes: Any, labels: list[str], unit: str, variants: int = 0) -> None:
@@ -271,20 +247,4 @@ def _finish(axes: Any, labels: list[str], unit: str, variants: int = 0) -> None:
         axes.axhline(edge - 0.5, color="#E5E5E5", linewidth=0.8, zorder=0)
     axes.set_xlabel(unit)
     if variants:
-        _outside(axes)
-
-
-def _outside(axes: Any) -> None:
-    """The legend to the right, where it covers no point; not needed for one model, which the page names."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-
-
-def _offset(number: int, count: int) -> float:
-    """Where the models stand within a band of height 1."""
-    return 0.0 if count == 1 else 0.7 * (number / (count - 1) - 0.5)
-
-
-def _spread(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+        legend_outside(axes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.compare.tables import Table, Tables
-from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import make_folder
 from recbole_cdsr.html import Cell
 
 _LATEX = {
@@ -36,10 +36,7 @@ def write(tables: Tables, folder: Path) -> list[Path]:
         "tests.csv": as_csv([comparison_record(*one) for one in tables.tests]),
         "gains.csv": as_csv([gain_record(*one) for one in tables.gains]),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CDSRError(f"cannot make the folder {folder}: {error.strerror or error}; set --out") from None
+    make_folder(folder)
     written = {folder / name: content for name, content in files.items() if content}
     for path, content in written.items():
         write_bytes(path, content.encode())

@@ -12,6 +12,7 @@ import yaml
 
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import make_folder
 from recbole_cdsr.names import model_name, nearest
 from recbole_cdsr.yaml_values import read_yaml
 
@@ -158,10 +159,7 @@ def keep_plan(plan: Plan, folder: Path, begun: Callable[[str, str], bool], write
             raise CDSRError(f"{folder} holds a comparison whose {difference}; only add to it, or choose another --out")
     if not write:
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CDSRError(f"cannot make the folder {folder}: {error.strerror or error}; set --out") from None
+    make_folder(folder)
     content = {part: getattr(plan, part) for part in PARTS}
     write_bytes(folder / PLAN, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
 

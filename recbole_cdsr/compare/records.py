@@ -12,7 +12,7 @@ import numpy as np
 
 from recbole_cdsr.compare.cells import FREE_KEYS, Usage, finished, usage_of
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.ranks import RankTable
+from recbole_cdsr.ranks import RankTable, metric_keys
 from recbole_cdsr.run_folder import CONFIG, RANKS, RESULT
 from recbole_cdsr.yaml_values import read_yaml
 
@@ -120,3 +120,33 @@ def mean_by_row(runs: list[Finished], candidates: str, asked: dict[str, Any]) ->
     """Metric -> values of events [rows], averaged over runs that ranked the same events."""
     tables = [run.ranks.by_row(candidates=candidates, **asked) for run in runs]
     return {metric: np.mean([table[metric] for table in tables], axis=0) for metric in tables[0]}
+
+
+def main_metric(run: Finished) -> str:
+    """The metric that epochs were chosen by, such as ndcg@10, if the run was asked for it; else its first one."""
+    asked = [key for key, *_ in metric_keys(run.settings["metrics"], run.settings["topk"])]
+    chosen = str(run.settings.get("valid_metric", "")).lower()
+    return chosen if chosen in asked else asked[0]
+
+
+def asked_for(metric: str) -> dict[str, Any]:
+    """The metric as arguments of a rank table."""
+    name, _, k = metric.partition("@")
+    return {"metrics": [name], "topk": [int(k)]}
+
+
+def by_place(runs: list[Finished], metric: str) -> dict[str, list[float]]:
+    """Domain with events, or macro -> the metric of each run among the items of the target's domain."""
+    tables = [run.ranks.by_domain(candidates="domain", **asked_for(metric)) for run in runs]
+    places = [place for place, values in tables[0].items() if values["rows"] and place != "micro"]
+    return {place: [table[place][metric] for table in tables] for place in places}
+
+
+def macro(run: Finished, metric: str) -> float:
+    """Mean over domains on test events, among the items of the target's domain."""
+    return run.ranks.by_domain(candidates="domain", **asked_for(metric))["macro"][metric]
+
+
+def seconds_per_epoch(result: dict[str, Any]) -> float:
+    """CPU seconds of training per epoch, of the content of result.json."""
+    return result["train_cpu_seconds"] / max(result["epochs"], 1)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
-from recbole_cdsr import html
+from recbole_cdsr import html, plots
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.compare.plan import file_name
 from recbole_cdsr.compare.records import Finished
 from recbole_cdsr.compare.tables import Table, Tables, named
-from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import make_folder
 
 REPORT, FIGURES = "report.html", "figures"
 FAIR = (
@@ -78,18 +77,15 @@ def _figures(whole: list[Finished], gains: list, folder: Path, dataset: str) -> 
     """The pictures of a data set as html, and the files that hold them."""
     if not whole:
         return [html.paragraph("No figures: no model was trained on all domains.")], []
-    if find_spec("matplotlib") is None:
-        return [html.paragraph("No figures: they need matplotlib; pip install 'recbole-cdsr[plots]'")], []
+    if not plots.available():
+        return [html.paragraph(plots.NO_FIGURES)], []
     from recbole_cdsr.compare.figures import figures
 
     pictures, files = [], []
     for one in figures(whole, gains):
         for kind, content in one.files.items():
             path = folder / FIGURES / f"{file_name(dataset)}-{one.name}.{kind}"
-            try:
-                path.parent.mkdir(exist_ok=True)
-            except OSError as error:
-                raise CDSRError(f"cannot make the folder {path.parent}: {error.strerror or error}; set --out") from None
+            make_folder(path.parent)
             write_bytes(path, content)
             files.append(path)
         pictures.append(html.figure(one.files["svg"], one.title, one.caption))

@@ -6,7 +6,14 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from recbole_cdsr.compare.records import Finished, by_variant, mean_by_row, metrics_of, require_same_events
+from recbole_cdsr.compare.records import (
+    Finished,
+    by_variant,
+    mean_by_row,
+    metrics_of,
+    require_same_events,
+    seconds_per_epoch,
+)
 from recbole_cdsr.compare.significance import LEVEL, RESAMPLES, Comparison, against_best
 from recbole_cdsr.compare.transfer import Gain, gains
 from recbole_cdsr.html import Cell
@@ -151,7 +158,7 @@ def cost_table(dataset: str, runs: list[Finished]) -> Table:
     rows = []
     for label, group in by_label(runs).items():
         results = [run.result for run in group]
-        per_epoch = [result["train_cpu_seconds"] / max(result["epochs"], 1) for result in results]
+        per_epoch = [seconds_per_epoch(result) for result in results]
         memory = [peak / 2**20 for result in results if (peak := result.get("peak_memory_bytes"))]
         epochs = ", ".join(f"{result['epochs']} ({result['best_epoch']})" for result in results)
         texts = [label, str(len(group)), f"{results[0]['parameters']:,}", spread(per_epoch, 2), epochs]

@@ -20,7 +20,7 @@ from torch import Tensor
 from recbole_cdsr import compat
 from recbole_cdsr.data import cache, split
 from recbole_cdsr.data.atomic import read_columns, read_header, split_sequences
-from recbole_cdsr.data.corrupt import wrong_labels
+from recbole_cdsr.data.corrupt import corrupt_labels
 from recbole_cdsr.data.domains import attach_domains, check_domains
 from recbole_cdsr.data.events import EventStore, stable_order
 from recbole_cdsr.data.restrict import restrict_to_domains
@@ -48,9 +48,11 @@ class CDSRDataset(SequentialDataset):
 
     Attributes (after `build`):
         events: EventStore of all events.
-        item_domain: [V] domain of each item, 0 for padding, as models see it; wrong where `label_noise` says so.
-        true_domain: [V] the same without noise; results are by these.
-        domain_names: C names, "[PAD]" first.
+        item_domain: [V] domain of each item, 0 for padding, as models see it: wrong where `label_noise` says so, and
+            the last domain, "[HIDDEN]", where `label_hidden` does.
+        true_domain: [V] the right one; results are by these.
+        domain_names: C names, "[PAD]" first, as models see them.
+        true_domain_names: the same without "[HIDDEN]".
         tie_share: share of neighbouring events of a user with equal times.
         time_origin: raw time of second 0.
         dropped: numbers of users and of events that `user_inter_num_interval` and `item_inter_num_interval` took away.
@@ -213,9 +215,8 @@ class CDSRDataset(SequentialDataset):
     def _change_feat_format(self) -> None:
         """Domains as models shall see them, in a column of the events too."""
         self.true_domain = self.item_feat[self.domain_field]
-        self.domain_names = [str(name) for name in self.field2id_token[self.domain_field]]
-        noise = self.config["label_noise"], self.config["seed"]
-        self.item_domain = wrong_labels(self.true_domain, len(self.domain_names), *noise)
+        self.true_domain_names = [str(name) for name in self.field2id_token[self.domain_field]]
+        corrupt_labels(self)
         self.item_feat.update(Interaction({self.domain_field: self.item_domain}))
         columns = self.events.columns | {self.domain_field: self.item_domain[self.events.columns[self.iid_field]]}
         self.inter_feat = columns

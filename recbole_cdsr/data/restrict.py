@@ -51,7 +51,7 @@ def restrict_to_domains(
     Returns:
         `rows` and `stop` for the data set as it is now.
     """
-    numbers = torch.tensor(domain_numbers(wanted, dataset.domain_names))
+    numbers = torch.tensor(domain_numbers(wanted, dataset.true_domain_names))
     kept = torch.isin(dataset.true_domain[dataset.events.columns[dataset.iid_field]], numbers)
     before = _count_kept(kept)
     columns = {name: values[kept] for name, values in dataset.events.columns.items()}

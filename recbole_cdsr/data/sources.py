@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from recbole_cdsr.data.atomic import read_columns, read_header
@@ -30,18 +31,34 @@ def ensure_built_in(name: str, folder: Path, domain_groups: dict[str, list[str]]
         CDSRError: if the folder cannot be written, or the groups do not fit the data.
     """
     if name == "ml-100k":
-        groups = domain_groups or read_yaml(properties_dir() / "dataset" / "ml-100k.yaml")["domain_groups"]
-        source = recbole_dir() / "dataset_example" / "ml-100k"
-        recipe = {"source": "ml-100k of the installed RecBole", "sha256": _digest(source), "domain_groups": groups}
+        recipe = recipe_of_ml100k(domain_groups or shipped_groups())
     elif name == "toy":
         recipe = {"source": "generated: recbole_cdsr.data.synthetic.toy"}
     else:
         return
+    if name == "toy":
+        build(name, folder, recipe, lambda fresh: write_atomic(fresh, name, toy()))
+    else:
+        build(name, folder, recipe, lambda fresh: write_ml100k(fresh, name, recipe["domain_groups"]))
+
+
+def build(name: str, folder: Path, recipe: dict, write: Callable[[Path], None]) -> None:
+    """Writes the data set `name` into `folder`, unless it is there by the same recipe, or is somebody's own.
+
+    Args:
+        recipe: what the data follow from, as json can hold it.
+        write: fills a new, empty folder.
+
+    Raises:
+        CDSRError: if the folder cannot be written.
+    """
     remove_left_over(folder)
     if (folder / f"{name}.inter").is_file() and _stored_recipe(folder) in (None, recipe):
         return
     try:
-        _build(name, folder, recipe)
+        with replacing_folder(folder) as fresh:
+            write(fresh)
+            (fresh / META_FILE).write_text(json.dumps({"name": name, **recipe}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise CDSRError(
             f"cannot write the data set {name} to {folder}: {error.strerror or error}; set --data_path to a folder "
@@ -49,13 +66,15 @@ def ensure_built_in(name: str, folder: Path, domain_groups: dict[str, list[str]]
         ) from None
 
 
-def _build(name: str, folder: Path, recipe: dict) -> None:
-    with replacing_folder(folder) as fresh:
-        if name == "toy":
-            write_atomic(fresh, name, toy())
-        else:
-            _write_ml100k(fresh, recipe["domain_groups"])
-        (fresh / META_FILE).write_text(json.dumps({"name": name, **recipe}, indent=1) + "\n", encoding="utf-8")
+def shipped_groups() -> dict[str, list[str]]:
+    """Domain -> genres of ml-100k, as shipped."""
+    return read_yaml(properties_dir() / "dataset" / "ml-100k.yaml")["domain_groups"]
+
+
+def recipe_of_ml100k(groups: dict[str, list[str]]) -> dict:
+    """What ml-100k with these groups follows from."""
+    source = recbole_dir() / "dataset_example" / "ml-100k"
+    return {"source": "ml-100k of the installed RecBole", "sha256": _digest(source), "domain_groups": groups}
 
 
 def _stored_recipe(folder: Path) -> dict | None:
@@ -77,8 +96,8 @@ def _digest(source: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_ml100k(folder: Path, groups: dict[str, list[str]]) -> None:
-    """RecBole's ml-100k with one domain per film: the first group that holds one of the film's genres.
+def write_ml100k(folder: Path, name: str, groups: dict[str, list[str]]) -> None:
+    """RecBole's ml-100k as the data set `name`, one domain per film: the first group that holds one of its genres.
 
     Raises:
         CDSRError: if a film has none of the genres, naming it.
@@ -95,8 +114,8 @@ def _write_ml100k(folder: Path, groups: dict[str, list[str]]) -> None:
                 f"add one of them to a group in the dataset's yaml"
             )
         lines.append(f"{item}\t{domain}")
-    (folder / "ml-100k.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / f"{name}.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
     path = source / "ml-100k.inter"
     events = read_columns(path, read_header(path, "\t"), ["user_id", "item_id", "timestamp"], "\t", "utf-8")
     events.columns = ["user_id:token", "item_id:token", "timestamp:float"]
-    events.to_csv(folder / "ml-100k.inter", sep="\t", index=False)
+    events.to_csv(folder / f"{name}.inter", sep="\t", index=False)

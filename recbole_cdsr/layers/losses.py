@@ -55,18 +55,17 @@ def sampled_softmax_loss(
     states: Tensor,
     table: Tensor,
     targets: Tensor,
-    n_negatives: int,
+    negatives: Tensor,
+    log_probability: Tensor,
     bias: Tensor | None = None,
-    sampler: str = "uniform",
 ) -> Tensor:
-    """Mean sampled softmax loss of ``targets`` [N]; ``n_negatives`` drawn with replacement and shared by all targets.
+    """Mean sampled softmax loss of ``targets`` [N] on states [N, D] @ table [V, D].T + bias [V]; scalar.
 
-    Negatives are items 1 .. V-1. ``log_uniform`` draws item i with probability log((i + 1) / i) / log(V): it follows
-    popularity only where item ids are sorted by falling frequency. Raises ValueError for any other sampler.
+    ``negatives`` [n], shared by all targets, and the log of the probability with which each was drawn [n]: see
+    ``draw_negatives``.
     """
-    negatives, log_probability = draw_negatives(n_negatives, table.size(0), sampler, table.device)
     positive = (states * table[targets]).sum(-1).float()
-    negative = (states @ table[negatives].T).float() - (log_probability + math.log(n_negatives))
+    negative = (states @ table[negatives].T).float() - (log_probability + math.log(len(negatives)))
     if bias is not None:
         positive, negative = positive + bias[targets], negative + bias[negatives]
     negative = negative.masked_fill(targets[:, None] == negatives, -math.inf)
@@ -142,7 +141,11 @@ class NegativeSampler(torch.nn.Module):
 
 
 def draw_negatives(count: int, n_items: int, sampler: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """``count`` items of 1 .. n_items - 1 and the log probability of each under the sampler, both [count]."""
+    """``count`` items of 1 .. n_items - 1, drawn with replacement, and the log probability of each, both [count].
+
+    ``log_uniform`` draws item i with probability log((i + 1) / i) / log(V): it follows popularity only where item ids
+    are sorted by falling frequency. Raises ValueError for any other sampler than it and ``uniform``.
+    """
     if sampler == "uniform":
         negatives = torch.randint(1, n_items, (count,), device=device)
         return negatives, torch.full((count,), -math.log(n_items - 1), device=device)

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 
 from recbole_cdsr import compat, distributed
 from recbole_cdsr.errors import CDSRError
-from recbole_cdsr.layers.losses import cosine_softmax_loss, full_softmax_loss, sampled_softmax_loss
+from recbole_cdsr.layers.losses import (
+    cosine_softmax_loss,
+    draw_negatives,
+    full_softmax_loss,
+    sampled_softmax_loss,
+)
 
 compat.apply()
 
@@ -156,7 +161,9 @@ class CDSRRecommender(SequentialRecommender):
         if self.loss_type == "cosine":
             return cosine_softmax_loss(states, self.item_table(), targets, self.temperature)
         if self.loss_type == "sampled":
-            return sampled_softmax_loss(states, self.item_table(), targets, self.n_negatives, self.item_bias())
+            negatives, log_probability = draw_negatives(self.n_negatives, self.n_items, "uniform", targets.device)
+            table, bias, targets, negatives = self.candidates(targets, negatives)
+            return sampled_softmax_loss(states, table, targets, negatives, log_probability, bias)
         return full_softmax_loss(states, self.item_table(), targets, self.item_bias())
 
     def recommendation_losses(self, states: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -194,6 +201,17 @@ class CDSRRecommender(SequentialRecommender):
     def item_bias(self) -> Tensor | None:
         """Addend to the score of each item, [V]; None for none."""
         return None
+
+    def candidates(self, *items: Tensor) -> tuple[Tensor | None, ...]:
+        """Table, bias, and the numbers of ``items`` in them: the whole catalogue's, or with gradients by rows a table
+        of these items alone, whose backward pass never makes a tensor of all items."""
+        if not self.item_embedding.sparse:
+            return self.item_table(), self.item_bias(), *items
+        chosen, places = torch.unique(torch.cat([x.flatten() for x in items]), return_inverse=True)
+        parts = places.split([x.numel() for x in items])
+        bias = self.item_bias()
+        table, bias = self.item_embedding(chosen), None if bias is None else bias[chosen]
+        return table, bias, *(part.view_as(x) for part, x in zip(parts, items, strict=True))
 
     def comparable(self, state: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """States and item vectors whose dot product is the score that ``loss_type`` trains."""

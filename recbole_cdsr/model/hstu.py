@@ -109,7 +109,8 @@ class HSTU(CDSRRecommender):
             return super().item_loss(states, targets)
         negatives, log_expected = self.sampler(targets, self.n_negatives)
         log_expected = log_expected if self.log_q else None
-        return sampled_cosine_loss(states, self.item_table(), targets, negatives, self.temperature, log_expected)
+        table, _, targets, negatives = self.candidates(targets, negatives)
+        return sampled_cosine_loss(states, table, targets, negatives, self.temperature, log_expected)
 
     def _init_embeddings(self) -> None:
         std = self.initializer_range

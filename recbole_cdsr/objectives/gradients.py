@@ -14,7 +14,8 @@ from recbole_cdsr.errors import CDSRError
 def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """Inner products [M, M] of M gradients, each a list with one tensor (or None: zero) per parameter.
 
-    Sums parameter by parameter in at least float32, without concatenating the gradients into one vector.
+    Sums parameter by parameter in at least float32, without concatenating the gradients into one vector. Gradients by
+    rows (sparse ones) are written out, parameter by parameter.
     """
     if len({len(row) for row in gradients}) != 1:
         raise CDSRError("gramian() needs at least one gradient, and the same parameters in the same order in each")
@@ -25,8 +26,10 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     dtype = torch.float32
     for g in given:
         dtype = torch.promote_types(dtype, g.dtype)
-    products = [[given[0].new_zeros((), dtype=dtype)] for _ in range(n * n)]  # terms of each entry, row by row
+    zero = torch.zeros((), dtype=dtype, device=given[0].device)
+    products = [[zero] for _ in range(n * n)]  # terms of each entry, row by row
     for column in zip(*gradients, strict=True):
+        column = [g.to_dense() if g is not None and g.is_sparse else g for g in column]
         views = _flat_views(column, dtype)
         for i in range(n):
             for j in range(i, n):

@@ -33,15 +33,24 @@ def min_norm_weights(gramian: Tensor) -> Tensor:
 
 def min_norm_point(matrix: np.ndarray) -> np.ndarray:
     """`min_norm_weights` on a finite float64 array."""
+    return _solve(matrix)[0]
+
+
+def min_norm_steps(matrix: np.ndarray) -> int:
+    """How many steps the active set takes for a finite float64 Gramian; 0 where the closed form answers."""
+    return _solve(matrix)[1]
+
+
+def _solve(matrix: np.ndarray) -> tuple[np.ndarray, int]:
     largest = np.abs(matrix).max()
     matrix = matrix / largest if largest > 0 else matrix
     zero = matrix.diagonal() <= 0
     if zero.any():
-        return zero / zero.sum()
-    weights = _min_norm_of_two(matrix) if len(matrix) == 2 else _min_norm_of_many(matrix)
+        return zero / zero.sum(), 0
+    weights, steps = (_min_norm_of_two(matrix), 0) if len(matrix) == 2 else _min_norm_of_many(matrix)
     # Equal rows are identical gradients (|g_i - g_j| = 0): any split of their weight is optimal, so take the equal one.
     same = (matrix[:, None, :] == matrix[None, :, :]).all(-1)
-    return same @ weights / same.sum(1)
+    return same @ weights / same.sum(1), steps
 
 
 def _min_norm_of_two(matrix: np.ndarray) -> np.ndarray:
@@ -53,8 +62,8 @@ def _min_norm_of_two(matrix: np.ndarray) -> np.ndarray:
     return excess / excess.sum()
 
 
-def _min_norm_of_many(matrix: np.ndarray) -> np.ndarray:
-    """Exact solution by non-negative least squares.
+def _min_norm_of_many(matrix: np.ndarray) -> tuple[np.ndarray, int]:
+    """Exact solution by non-negative least squares, and the number of its steps.
 
     For s > 0 and weights on the simplex, min over s of |s x|^2 + (s - 1)^2 grows with |x|^2, so minimising
     |sum_i v_i g_i|^2 + (sum_i v_i - 1)^2 over v >= 0 finds the minimum-norm point, also when that point is the origin.
@@ -68,22 +77,27 @@ def _min_norm_of_many(matrix: np.ndarray) -> np.ndarray:
     kept = values > len(matrix) * np.finfo(np.float64).eps * values[-1]
     unit_gradients = np.sqrt(values[kept])[:, None] * vectors[:, kept].T  # [rank, M]
     shrink = norms.min() / norms
-    solution = _non_negative_least_squares(np.vstack([unit_gradients, shrink]), np.eye(len(unit_gradients) + 1)[-1])
+    target = np.eye(len(unit_gradients) + 1)[-1]
+    solution, steps = _non_negative_least_squares(np.vstack([unit_gradients, shrink]), target)
     weights = solution * shrink
-    return weights / weights.sum()
+    return weights / weights.sum(), steps
 
 
-def _non_negative_least_squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """argmin |a x - b| over x >= 0 by Lawson & Hanson's active-set method (1974); columns of `a` have norms near 1."""
+def _non_negative_least_squares(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, int]:
+    """argmin |a x - b| over x >= 0, and the number of steps to it.
+
+    Lawson & Hanson's active-set method (1974); columns of `a` have norms near 1.
+    """
     n = a.shape[1]
     tolerance = 4 * n * np.finfo(np.float64).eps
     x, free, rejected = np.zeros(n), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    for _ in range(10 * n + 10):  # far above what is needed; at the bound x is feasible and optimal up to rounding
+    count = 0
+    while count < 10 * n + 10:  # far above what is needed; at the bound x is feasible and optimal up to rounding
         slope = np.where(free | rejected, -np.inf, a.T @ (b - a @ x))
         entering = int(slope.argmax())
         if slope[entering] <= tolerance:
             break
-        free[entering] = True
+        count, free[entering] = count + 1, True
         candidate = _least_squares(a, b, free)
         if candidate[entering] <= 0:  # numerically dependent on the free columns: entering it would cycle
             free[entering], rejected[entering] = False, True
@@ -97,7 +111,7 @@ def _non_negative_least_squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             x[~free] = 0.0
             candidate = _least_squares(a, b, free)
         x, rejected[:] = candidate, False
-    return x
+    return x, count
 
 
 def _least_squares(a: np.ndarray, b: np.ndarray, free: np.ndarray) -> np.ndarray:

@@ -118,6 +118,7 @@ def make_weighting(
     negative_factor: str = "clip",
     gradient_normalisation: str = "none",
     n_preferences: int = 100,
+    record_gradients: bool = False,
 ) -> Weighting:
     """The strategy called `name`, one of STRATEGIES.
 
@@ -125,6 +126,7 @@ def make_weighting(
     negative_factor: clip | keep negative weights; `mgda` has none.
     gradient_normalisation: none | l2 | loss | loss+, read by `mgda`.
     n_preferences: 1 or more, read by `pareto`.
+    record_gradients: `none` and `fixed` log gradients too.
 
     Raises CDSRError on an unknown name or option, or if a library that the strategy needs is not installed.
     """
@@ -136,7 +138,11 @@ def make_weighting(
         raise CDSRError(f"cross_domain_weight is {cross_domain_weight!r}; give a finite number that is not negative")
     if not isinstance(n_preferences, int) or isinstance(n_preferences, bool) or n_preferences < 1:
         raise CDSRError(f"n_preferences is {n_preferences!r}; give a whole number of at least 1")
-    options = Options(float(cross_domain_weight), negative_factor, gradient_normalisation, n_preferences)
+    if not isinstance(record_gradients, bool):
+        raise CDSRError(f"record_gradients is {record_gradients!r}; give True or False")
+    options = Options(
+        float(cross_domain_weight), negative_factor, gradient_normalisation, n_preferences, record_gradients
+    )
     return STRATEGIES[name](options)
 
 

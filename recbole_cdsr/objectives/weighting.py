@@ -28,7 +28,8 @@ class Outcome:
     weights [M]: on the losses' device; a weight of 0 means: leave that gradient out (0 * NaN is NaN).
     log: `weight_<name>` of each objective, `clipped` and `skipped` (0 or 1; their means are shares of steps).
     Strategies with gradients add, where defined in this step, `gradient_norm_<name>`, `cosine` (mean over pairs of
-    objectives), `cosine_min` (more than two objectives only) and `conflict` (share of pairs with a negative cosine);
+    objectives), `cosine_min` (more than two objectives only), `conflict` (share of pairs with a negative cosine) and
+    `angle_<name>` (degrees between an objective's gradient and the step; above 90 the step raises its loss);
     `preference` adds `factor`. Always finite, so epochs can average them. Empty for a single loss.
     """
 
@@ -44,6 +45,7 @@ class Options:
     negative_factor: str
     gradient_normalisation: str
     n_preferences: int
+    record_gradients: bool
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,15 @@ class Weighting:
     strategy decides for a_cd is multiplied by `cross_domain_weight`; 1 gives the method as published. A negative weight
     becomes 0 (`clipped`) unless `negative_factor` is keep. A single loss has weight 1.
 
-    Subclasses say whether they need gradients (gramian may be None otherwise) and override `decide`.
+    Subclasses say whether they need gradients (gramian may be None otherwise) and override `decide`. With
+    `record_gradients` those that need none look at gradients for the log alone.
     """
 
     needs_gradients = False
 
     def __init__(self, options: Options):
         self.options = options
+        self.needs_gradients = self.needs_gradients or options.record_gradients
 
     def __call__(self, gramian: Tensor | None, losses: Tensor, names: Sequence[str]) -> Outcome:
         _check_names(losses, names)
@@ -84,8 +88,10 @@ class Weighting:
         weights, log = self.decide(matrix, values, names)
         if names[-1] == CROSS_DOMAIN:
             weights[-1] *= self.options.cross_domain_weight
-        weights = weights.tolist()
         log = {"clipped": 0.0, "skipped": 0.0} | log
+        if matrix is not None:
+            log |= _angles(matrix, weights, names)
+        weights = weights.tolist()
         log |= {f"weight_{name}": weight for name, weight in zip(names, weights, strict=True)}
         return Outcome(losses.new_tensor(weights), log)
 
@@ -113,19 +119,19 @@ class NoWeighting(Weighting):
     """The recommendation losses alone; those that are present share weight 1 equally."""
 
     def decide(self, matrix: np.ndarray | None, losses: np.ndarray, names: Sequence[str]) -> Decision:
-        return equal_weights(losses, names), {}
+        return equal_weights(losses, names), _seen(matrix, losses, names)
 
 
 class FixedWeighting(Weighting):
     """As `none`, plus cross_domain_weight * a_cd; a_cd is skipped in a step where it is not finite."""
 
     def decide(self, matrix: np.ndarray | None, losses: np.ndarray, names: Sequence[str]) -> Decision:
-        weights = equal_weights(losses, names)
+        weights, log = equal_weights(losses, names), _seen(matrix, losses, names)
         if names[-1] != CROSS_DOMAIN:
-            return weights, {}
+            return weights, log
         usable = math.isfinite(losses[-1])
         weights[-1] = float(usable)
-        return weights, {"skipped": float(not usable)}
+        return weights, log | {"skipped": float(not usable)}
 
 
 class GradientWeighting(Weighting):
@@ -146,9 +152,7 @@ class GradientWeighting(Weighting):
 
     def taking_part(self, matrix: np.ndarray, losses: np.ndarray) -> np.ndarray:
         """Which objectives [M] are usable, each for itself."""
-        squares = matrix.diagonal()
-        usable = np.isfinite(losses) & np.isfinite(squares) & (squares > 0)
-        return usable & np.isfinite(matrix[:, usable]).all(1)
+        return _usable(matrix, losses)
 
     def decide(self, matrix: np.ndarray, losses: np.ndarray, names: Sequence[str]) -> Decision:
         n_rec = len(names) - (names[-1] == CROSS_DOMAIN)
@@ -199,6 +203,32 @@ def _check_names(losses: Tensor, names: Sequence[str]) -> None:
 def _norms(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     squares = zip(names, matrix.diagonal().tolist(), strict=True)
     return {f"gradient_norm_{name}": math.sqrt(square) for name, square in squares if 0 <= square < math.inf}
+
+
+def _usable(matrix: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    squares = matrix.diagonal()
+    usable = np.isfinite(losses) & np.isfinite(squares) & (squares > 0)
+    return usable & np.isfinite(matrix[:, usable]).all(1)
+
+
+def _seen(matrix: np.ndarray | None, losses: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """What is logged of gradients that no decision needs."""
+    if matrix is None:
+        return {}
+    usable, log = _usable(matrix, losses), _norms(matrix, names)
+    if usable.sum() > 1:
+        log |= _directions(_problem(matrix[usable][:, usable], losses[usable], False).cosines, len(names))
+    return log
+
+
+def _angles(matrix: np.ndarray, weights: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    used = weights != 0
+    inner = matrix[:, used] @ weights[used]  # of each gradient with the step
+    square = float(weights[used] @ inner[used])
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        cosines = inner / np.sqrt(matrix.diagonal()) / math.sqrt(square) if square > 0 else np.full(len(names), np.nan)
+    degrees = np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0))).tolist()
+    return {f"angle_{name}": angle for name, angle in zip(names, degrees, strict=True) if math.isfinite(angle)}
 
 
 def _problem(matrix: np.ndarray, losses: np.ndarray, has_cross_domain: bool) -> Problem:

@@ -50,13 +50,13 @@ class Stream:
         """
         where = f"event {len(self._items) + self._skipped}"
         token = token_of(item, where)
-        if self._timed is None:
-            self._timed = timestamp is not None
-        if self._timed != (timestamp is not None):
+        timed = timestamp is not None
+        if self._timed not in (None, timed):
             raise CDSRError(f"{where}: give all events of a stream a timestamp or none")
         time = 0.0 if timestamp is None else time_of(timestamp, where)
         if self._times and time < self._times[-1]:
             raise CDSRError(f"{where}: its time {time} lies before {self._times[-1]}, that of the event before it")
+        self._timed = timed
         number = self._number_of.get(token, 0)
         if not number:
             self._skipped += 1

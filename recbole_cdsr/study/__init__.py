@@ -9,6 +9,8 @@ STUDIES = {
     "weights": "is any fixed weight of attention across domains best everywhere?",
     "plugin": "what do AutoCDSR and AutoCDSR+ add to SASRec and BERT4Rec, and at what cost?",
     "tokens": "how many bottleneck tokens does AutoCDSR+ need, and how are they merged?",
-    "noise": "what do wrong domain labels cost?",
+    "noise": "what do wrong and hidden domain labels cost?",
+    "domains": "how do models and their balance do with 2 to 50 domains?",
+    "overlap": "who gains, the fewer users are known in several domains?",
     "switch": "do TAPE and DDSR pay at switches of domain?",
 }

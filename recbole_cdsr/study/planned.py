@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recbole_cdsr import plots
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.compare import command, formats, report
-from recbole_cdsr.compare.cells import Runner, finished
-from recbole_cdsr.compare.figures import asked_for, main_metric
-from recbole_cdsr.compare.plan import Cell, make_plan
-from recbole_cdsr.compare.records import Finished, by_variant, mean_by_row, read_finished
+from recbole_cdsr.compare.plan import Cell, Plan, make_plan
+from recbole_cdsr.compare.records import Finished, asked_for, by_variant, main_metric, mean_by_row, read_finished
 from recbole_cdsr.compare.significance import Interval, bootstrap
 from recbole_cdsr.compare.tables import make_tables
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.data.sources import ensure_built_in
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.quick_start import prepare
-from recbole_cdsr.yaml_values import parse_keys, parse_value
+from recbole_cdsr.yaml_values import parse_keys
 
 RUNS = "runs/studies"
 LONGEST_NAME = 100  # characters of a run's name; a longer one ends in a hash
@@ -54,6 +52,7 @@ class Study:
     variants: name -> keys, among them `model`.
     analyse: (variant -> runs, metric such as ndcg@10) -> answer.
     alone: variants that are trained on each domain alone too; their runs come along, with `only` set.
+    note: what --help says besides.
     """
 
     name: str
@@ -61,63 +60,75 @@ class Study:
     variants: dict[str, dict[str, Any]]
     analyse: Callable[[Groups, str], Answer]
     alone: tuple[str, ...] = ()
+    note: str = ""
 
     def main(self, argv: list[str]) -> int:
         """`recbole-cdsr study NAME`; returns 0, 1 if a run failed, 130 after Ctrl-C."""
         options, keys = self._options(argv)
         out, runs = Path(options.out or f"runs/study-{self.name}"), Path(options.runs)
-        cells = self.cells(options.dataset, options.seeds, {**KEYS, **keys})
+        keys = {**KEYS, **keys}
+        cells = self.cells(options.dataset, options.seeds, keys, runs)
         if options.dry_run:
-            left = [cell for cell in cells if not finished(runs / cell.name)]
-            print("\n".join(f"{'to do' if cell in left else 'finished':<9} {runs / cell.name}" for cell in cells))
-            print(f"{len(left)} of {len(cells)} runs to do")
-            return 0
-        try:
-            failed = Runner(runs, options.jobs, lambda line: print(line, file=sys.stderr, flush=True)).train(cells)
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return command.show(cells, runs, options.jobs)
+        self.make_data(options.dataset, keys, runs)
+        failed = command.train(cells, runs, options.jobs)
+        if failed is None:
             return 130
         if failed:
-            print(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again", file=sys.stderr)
-            return 1
-        names = dict(zip(dict.fromkeys(cell.variant for cell in cells), self.variants, strict=True))
-        found = [
-            replace(run, variant=names[run.variant]) for run in read_finished([runs / cell.name for cell in cells])
-        ]
+            return command.status_of(failed, cells)
+        called = {name: variant for variant, name in self.run_names(options.dataset, keys).items()}
+        found = read_finished([runs / cell.name for cell in cells])
+        found = [replace(run, variant=called[run.variant]) for run in found]
         print(self.write(found, out))
         return 0
 
-    def cells(self, dataset: str, seeds: list[int], keys: dict[str, Any]) -> list[Cell]:
-        """The runs of the study; checks all settings, and builds a data set that is built in."""
-        models = {run_name({**keys, **own}, dataset): own for own in self.variants.values()}
-        if len(models) < len(self.variants):
+    def run_names(self, dataset: str, keys: dict[str, Any]) -> dict[str, str]:
+        """Variant -> what its runs are called in their shared folder."""
+        return {variant: run_name({**keys, **own}, dataset) for variant, own in self.variants.items()}
+
+    def plan(self, datasets: list[str], seeds: list[int], keys: dict[str, Any]) -> Plan:
+        """All variants on all data sets, with checked settings."""
+        names = self.run_names(datasets[0], keys)
+        if len(set(names.values())) < len(names):
             raise CDSRError(f"two variants of the study {self.name} are the same with these keys; leave the keys out")
-        single = [name for name, own in models.items() if own in [self.variants[variant] for variant in self.alone]]
-        plan = make_plan(
-            {"models": models, "datasets": [dataset], "seeds": seeds, "keys": keys, "single_domain": single}
-        )
-        configs = [command.checked_config(plan, dataset, variant) for variant in plan.models]
-        ensure_built_in(dataset, Path(configs[0]["data_path"]), configs[0]["domain_groups"])
-        return plan.cells(lambda name: prepare(configs[0])[0].domain_names[1:])
+        models = {names[variant]: own for variant, own in self.variants.items()}
+        single = [names[variant] for variant in self.alone]
+        content = {"models": models, "datasets": datasets, "seeds": seeds, "keys": keys, "single_domain": single}
+        plan = make_plan(content)
+        for variant in plan.models:
+            command.checked_config(plan, datasets[0], variant)
+        return plan
+
+    def cells(self, dataset: str, seeds: list[int], keys: dict[str, Any], runs: Path) -> list[Cell]:
+        """The runs of the study; checks all settings."""
+        plan = self.plan([dataset], seeds, keys)
+        return plan.cells(lambda name: domains_of(plan, name))
+
+    def make_data(self, dataset: str, keys: dict[str, Any], runs: Path) -> None:
+        """Builds a data set that is built in, here, since several runs would do so at the same time."""
+        config = CDSRConfig(next(iter(self.variants.values()))["model"], dataset, config_dict=keys)
+        ensure_built_in(dataset, Path(config["data_path"]), config["domain_groups"])
+
+    def answer(self, runs: list[Finished], metric: str) -> Answer:
+        return self.analyse(by_variant(runs), metric)
 
     def write(self, runs: list[Finished], out: Path) -> str:
         """Writes everything; returns the text of study.md."""
         metric, tables = main_metric(runs[0]), make_tables(runs)
         formats.write(tables, out)
         report.write(runs, tables, out)
-        answer = self.analyse(by_variant(runs), metric)
+        answer = self.answer(runs, metric)
         seeds = sorted({run.seed for run in runs})
-        lines = [f"# {self.question[0].upper()}{self.question[1:]}", "", " ".join(answer.sentences), ""]
-        if answer.draw and find_spec("matplotlib"):
+        found = [f"- {sentence}" for sentence in answer.sentences]
+        lines = [f"# {self.question[0].upper()}{self.question[1:]}", "", *found, ""]
+        if answer.draw and plots.available():
             for kind, content in answer.draw().items():
                 write_bytes(out / f"{self.name}.{kind}", content)
             lines += [f"![{self.question}]({self.name}.svg)", ""]
         lines += [f"Seeds {', '.join(map(str, seeds))}. All tables and figures: report.html.", ""]
-        text = (
-            "\n".join(lines)
-            + "\n"
-            + "\n".join(formats.markdown(table) for table in (tables.tables[0], *tables.tables[-2:]))
-        )
+        by_dataset = [[t for t in tables.tables if t.dataset == d] for d in dict.fromkeys(run.dataset for run in runs)]
+        shown = [table for own in by_dataset for table in (own[0], *own[-2:])]
+        text = "\n".join(lines) + "\n" + "\n".join(map(formats.markdown, shown))
         write_bytes(out / "study.md", text.encode())
         return text + f"\nwritten: {out / 'study.md'}, {out / 'report.html'}"
 
@@ -125,12 +136,12 @@ class Study:
         parser = argparse.ArgumentParser(
             prog=f"recbole-cdsr study {self.name}",
             description=self.question,
-            epilog="Any other --key value holds for all runs. The same command goes on where it was stopped.",
+            epilog=f"Any other --key value holds for all runs. The same command goes on where it stopped. {self.note}",
             allow_abbrev=False,
         )
         parser.add_argument("-d", "--dataset", default="ml-100k", help="name of a data set (default: ml-100k)")
         parser.add_argument(
-            "--seeds", type=seeds_of, default=[1], help="whole numbers, separated by commas (default: 1)"
+            "--seeds", type=command.seeds_of, default=[1], help="whole numbers, separated by commas (default: 1)"
         )
         parser.add_argument("--out", metavar="DIR", help=f"folder of the answer (default: runs/study-{self.name})")
         parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"folder of the runs, shared (default: {RUNS})")
@@ -144,8 +155,10 @@ class Study:
         return options, parse_keys(rest)
 
 
-def seeds_of(text: str) -> list:
-    return [parse_value(part.strip()) for part in text.split(",") if part.strip()]
+def domains_of(plan: Plan, dataset: str) -> list[str]:
+    """Names of the domains of a data set."""
+    config = command.checked_config(plan, dataset, next(iter(plan.models)))
+    return prepare(config)[0].true_domain_names[1:]
 
 
 def run_name(keys: dict[str, Any], dataset: str) -> str:
@@ -170,14 +183,14 @@ def difference(groups: Groups, one: str, two: str, metric: str, domain: int | No
     return bootstrap([(values[0] - values[1])[of == number] for number in wanted])
 
 
+def chosen_by_validation(groups: Groups, names: Iterable[str]) -> str:
+    """The variant with the best mean validation score."""
+    return max(names, key=lambda name: statistics.fmean(run.result["valid_score"] for run in groups[name]))
+
+
 def told(what: str, interval: Interval) -> str:
     """A difference in words that claim no more than its interval."""
     span = f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
     if interval.low > 0 or interval.high < 0:
         return f"{what}: {span}."
     return f"{what}: {span}, within noise."
-
-
-def macro(run: Finished, metric: str) -> float:
-    """Mean over domains on test events, among the items of the target's domain."""
-    return run.ranks.by_domain(candidates="domain", **asked_for(metric))["macro"][metric]

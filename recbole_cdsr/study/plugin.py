@@ -6,6 +6,8 @@ import statistics
 from typing import Any
 
 from recbole_cdsr import plots
+from recbole_cdsr.compare.drawing import legend_outside, offset
+from recbole_cdsr.compare.records import seconds_per_epoch
 from recbole_cdsr.compare.tables import title_of
 from recbole_cdsr.study import STUDIES
 from recbole_cdsr.study.planned import Answer, Groups, Study, difference, told
@@ -21,7 +23,7 @@ def analyse(groups: Groups, metric: str) -> Answer:
         for plugin in PLUGINS:
             name, bare = f"{plugin} on {backbone}", f"bare {backbone}"
             gain = difference(groups, name, bare, metric)
-            times = [ratio(groups[name], groups[bare], seconds) for seconds in (per_epoch, to_best)]
+            times = [ratio(groups[name], groups[bare], seconds) for seconds in (seconds_per_epoch, to_best)]
             sentences.append(
                 told(f"{name}, gain over {bare}, macro", gain)
                 + f" An epoch takes {times[0]:.2f} times as long, training to the best epoch {times[1]:.2f} times."
@@ -33,13 +35,9 @@ def analyse(groups: Groups, metric: str) -> Answer:
     return Answer(sentences, lambda: plots.rendered(lambda: _compose(rows, [*names, "macro"], metric)))
 
 
-def per_epoch(result: dict[str, Any]) -> float:
-    return result["train_cpu_seconds"] / max(result["epochs"], 1)
-
-
 def to_best(result: dict[str, Any]) -> float:
     """CPU seconds of training up to the epoch that was chosen."""
-    return per_epoch(result) * (result["best_epoch"] + 1)
+    return seconds_per_epoch(result) * (result["best_epoch"] + 1)
 
 
 def ratio(group: list, other: list, seconds: Any) -> float:
@@ -58,14 +56,14 @@ def _compose(rows: list[tuple], places: list[str], metric: str) -> Any:
     axes.axvline(0, color="#777777", linewidth=1, zorder=1)
     for number, variant in enumerate(variants):
         own = [(places.index(place), interval) for name, place, interval in rows if name == variant]
-        at = [place + 0.7 * (number / (len(variants) - 1) - 0.5) for place, _ in own]
+        at = [place + offset(number, len(variants)) for place, _ in own]
         means = [interval.mean for _, interval in own]
         ends = [[i.mean - i.low for _, i in own], [i.high - i.mean for _, i in own]]
         style = {"color": plots.PALETTE[number], "fmt": plots.MARKERS[number], "capsize": 2}
         axes.errorbar(means, at, xerr=ends, label=variant, **style)
     axes.set_yticks(range(len(places)), [plots.printable(place, 24) for place in places])
     axes.set(ylim=(len(places) - 0.5, -0.5), xlabel=f"gain of {title_of(metric)} over the bare backbone, 95 % interval")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    legend_outside(axes)
     return canvas
 
 

@@ -3,7 +3,7 @@
 The bare backbone is trained on all domains and on each domain alone. A test event is right if its item stands among the
 first ten of its domain. Where only the single domain is right, the other domains have hurt; the paper finds more
 attention across domains there (.31 against .18 where both are right, BERT4Rec on KuaiRand). a_cd of an event: the mean
-over layers, heads and events of its history of the attention that falls on another domain. Runs of the first seed.
+over layers, heads and events of its history of the attention that falls on another domain. An event counts once a seed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from recbole_cdsr import plots, quick_start
+from recbole_cdsr.compare.drawing import legend_outside, offset, standard_error
 from recbole_cdsr.compare.records import Finished
 from recbole_cdsr.compare.transfer import places_of
 from recbole_cdsr.layers.cross_domain import CrossDomainRecord
@@ -29,12 +30,22 @@ def analyse(groups: Groups, metric: str) -> Answer:
     sentences, shown = [], {}
     for backbone in BACKBONES:
         bare, balanced = f"bare {backbone}", f"AutoCDSR on {backbone}"
-        whole = [run for run in groups[bare] if not run.only]
-        group, rows = outcomes(whole[0], [run for run in groups[bare] if run.only and run.seed == whole[0].seed])
-        shares = {name: attention_across(groups[name][0])[rows] for name in (bare, balanced)}
+        group, shares = observed(groups[bare], groups[balanced])
+        shares = dict(zip((bare, balanced), shares, strict=True))
         shown |= {name: [share[group == number] for number in range(len(GROUPS))] for name, share in shares.items()}
         sentences += in_words(bare, balanced, shares, group)
     return Answer(sentences, lambda: plots.rendered(lambda: _compose(shown)))
+
+
+def observed(bare: list[Finished], balanced: list[Finished]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Number in GROUPS of the events of all seeds, and their a_cd under the bare and the balanced model."""
+    group, shares = [], ([], [])
+    for whole, other in zip([run for run in bare if not run.only], balanced, strict=True):
+        numbers, rows = outcomes(whole, [run for run in bare if run.only and run.seed == whole.seed])
+        group.append(numbers)
+        for found, run in zip(shares, (whole, other), strict=True):
+            found.append(attention_across(run)[rows])
+    return np.concatenate(group), list(map(np.concatenate, shares))
 
 
 def outcomes(whole: Finished, single: list[Finished]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,15 +108,15 @@ def _compose(shown: dict[str, list[np.ndarray]]) -> Any:
     canvas = Canvas(figsize=(9, 4.2), layout="constrained")
     axes = canvas.subplots()
     for number, (name, lists) in enumerate(shown.items()):
-        at = [place + 0.5 * (number / (len(shown) - 1) - 0.5) for place, one in enumerate(lists) if len(one) > 1]
+        at = [place + offset(number, len(shown), width=0.5) for place, one in enumerate(lists) if len(one) > 1]
         means = [one.mean() for one in lists if len(one) > 1]
-        errors = [one.std(ddof=1) / np.sqrt(len(one)) for one in lists if len(one) > 1]
+        errors = [standard_error(one) for one in lists if len(one) > 1]
         style = {"color": plots.PALETTE[number], "marker": plots.MARKERS[number], "linestyle": "", "capsize": 3}
         axes.errorbar(at, means, errors, label=name, **style)
     counts = [len(one) for one in next(iter(shown.values()))]
     axes.set_xticks(range(len(GROUPS)), [f"{name}\n({count})" for name, count in zip(GROUPS, counts, strict=True)])
     axes.set(ylabel="a_cd: attention on other domains, ± standard error")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    legend_outside(axes)
     return canvas
 
 

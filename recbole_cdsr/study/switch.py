@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from recbole_cdsr import plots, quick_start
-from recbole_cdsr.compare.figures import asked_for
-from recbole_cdsr.compare.records import Finished, mean_by_row
+from recbole_cdsr.compare.drawing import legend_outside, offset, standard_error, style_of
+from recbole_cdsr.compare.records import Finished, asked_for, mean_by_row
 from recbole_cdsr.compare.significance import bootstrap
 from recbole_cdsr.compare.tables import title_of
+from recbole_cdsr.data.dataset import EVENT_FIELD
 from recbole_cdsr.run_folder import config_of
 from recbole_cdsr.study import STUDIES
 from recbole_cdsr.study.planned import Answer, Groups, Study, told
@@ -59,7 +60,7 @@ def gaps(run: Finished) -> np.ndarray:
     since = np.zeros(len(key), dtype=np.int64)
     same = key[order[1:]] == key[order[:-1]]
     since[order[1:]] = np.where(same, order[1:] - order[:-1], 0)
-    return since[dataset.inter_feat["event_index"].numpy()]
+    return since[dataset.inter_feat[EVENT_FIELD].numpy()]
 
 
 def _compose(values: dict[str, np.ndarray], gap: np.ndarray, metric: str) -> Any:
@@ -70,21 +71,16 @@ def _compose(values: dict[str, np.ndarray], gap: np.ndarray, metric: str) -> Any
     canvas = Canvas(figsize=(11, 4.5), layout="constrained")
     axes = canvas.subplots()
     for number, (name, of) in enumerate(values.items()):
-        at = np.arange(len(bins)) + 0.5 * (number / (len(values) - 1) - 0.5)
-        errors = [of[rows].std(ddof=1) / np.sqrt(rows.sum()) for _, rows in bins]
-        style = {
-            **plots.run_style(number),
-            "marker": plots.MARKERS[number % len(plots.MARKERS)],
-            "capsize": 2,
-            "linewidth": 1,
-        }
-        axes.errorbar(at, [of[rows].mean() for _, rows in bins], errors, label=name, **style)
+        at = np.arange(len(bins)) + offset(number, len(values), width=0.5)
+        errors = [standard_error(of[rows]) for _, rows in bins]
+        style = {**style_of(number, name), "capsize": 2, "linewidth": 1}
+        axes.errorbar(at, [of[rows].mean() for _, rows in bins], errors, **style)
     axes.set_xticks(range(len(bins)), [f"{name}\n({int(rows.sum())})" for name, rows in bins])
     axes.set(
         xlabel="events since the last one of the target's domain (test events)",
         ylabel=f"{title_of(metric)}, ± standard error",
     )
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    legend_outside(axes)
     return canvas
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 
 from recbole_cdsr.compare.figures import scores
+from recbole_cdsr.compare.records import macro, seconds_per_epoch
 from recbole_cdsr.study import STUDIES
-from recbole_cdsr.study.planned import Answer, Groups, Study, difference, macro, told
-from recbole_cdsr.study.plugin import per_epoch, ratio
+from recbole_cdsr.study.planned import Answer, Groups, Study, chosen_by_validation, difference, told
+from recbole_cdsr.study.plugin import ratio
 
 DEFAULT = "4 tokens, mean"
 COUNTS = {f"{count} tokens, mean": {"n_bottleneck_tokens": count} for count in (1, 2, 4, 8)}
@@ -18,7 +19,7 @@ MERGES = {
 
 
 def analyse(groups: Groups, metric: str) -> Answer:
-    chosen = max(groups, key=lambda name: statistics.fmean(run.result["valid_score"] for run in groups[name]))
+    chosen = chosen_by_validation(groups, groups)
     sentences = [f"Validation chooses {chosen}."]
     if chosen != DEFAULT:
         sentences.append(told(f"{chosen} minus {DEFAULT}, macro", difference(groups, chosen, DEFAULT, metric)))
@@ -29,8 +30,8 @@ def analyse(groups: Groups, metric: str) -> Answer:
         sentences.append(
             f"Over {seeds} seeds the deviation goes from {spreads[low]:.4f} ({low}) to {spreads[high]:.4f} ({high})."
         )
-    most = list(COUNTS)[-1]
-    times = [ratio(groups[name], groups[DEFAULT], per_epoch) for name in (list(COUNTS)[0], most)]
+    fewest, *_, most = COUNTS
+    times = [ratio(groups[name], groups[DEFAULT], seconds_per_epoch) for name in (fewest, most)]
     sentences.append(f"An epoch with 1 and 8 tokens takes {times[0]:.2f} and {times[1]:.2f} times as long as with 4.")
     return Answer(sentences, lambda: scores(groups, metric).files)
 

@@ -6,10 +6,11 @@ import statistics
 from typing import Any
 
 from recbole_cdsr import plots
-from recbole_cdsr.compare.figures import asked_for
+from recbole_cdsr.compare.drawing import deviation
+from recbole_cdsr.compare.records import by_place
 from recbole_cdsr.compare.tables import title_of
 from recbole_cdsr.study import STUDIES
-from recbole_cdsr.study.planned import Answer, Groups, Study, difference, told
+from recbole_cdsr.study.planned import Answer, Groups, Study, chosen_by_validation, difference, told
 
 GRID = (0.0, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0)
 FIXED = {f"fixed {weight:g}": weight for weight in GRID}
@@ -19,7 +20,7 @@ DYNAMIC = ("preference", "mgda")
 def analyse(groups: Groups, metric: str) -> Answer:
     fixed = [name for name in FIXED if name in groups]
     dynamic = [name for name in DYNAMIC if name in groups]
-    chosen = max(fixed, key=lambda name: statistics.fmean(run.result["valid_score"] for run in groups[name]))
+    chosen = chosen_by_validation(groups, fixed)
     ranks = groups[fixed[0]][0].ranks
     values = {name: by_place(groups[name], metric) for name in (*fixed, *dynamic)}
     places = list(values[fixed[0]])
@@ -49,16 +50,6 @@ def analyse(groups: Groups, metric: str) -> Answer:
     return Answer(sentences, lambda: plots.rendered(lambda: _compose(values, places, fixed, dynamic, metric)))
 
 
-def by_place(group: list, metric: str) -> dict[str, list[float]]:
-    """Domain or macro -> the metric in each run."""
-    tables = [run.ranks.by_domain(candidates="domain", **asked_for(metric)) for run in group]
-    return {
-        place: [table[place][metric] for table in tables]
-        for place, one in tables[0].items()
-        if one["rows"] and place != "micro"
-    }
-
-
 def _compose(values: dict, places: list[str], fixed: list[str], dynamic: list[str], metric: str) -> Any:
     from matplotlib.figure import Figure as Canvas
 
@@ -69,7 +60,7 @@ def _compose(values: dict, places: list[str], fixed: list[str], dynamic: list[st
     at = range(len(fixed))
     for axes, place in zip(panels, places, strict=False):
         means = [statistics.fmean(values[name][place]) for name in fixed]
-        bars = [statistics.stdev(v) if len(v := values[name][place]) > 1 else 0.0 for name in fixed]
+        bars = [deviation(values[name][place]) for name in fixed]
         axes.errorbar(at, means, bars, marker="o", color=plots.PALETTE[0], capsize=2, label="fixed weight")
         for number, name in enumerate(dynamic, start=1):
             style = {"color": plots.PALETTE[number], "linestyle": plots.DASHES[number]}

@@ -107,8 +107,8 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
 
 def _planned(options: argparse.Namespace, keys: dict[str, Any], argv: list[str]) -> Search:
     in_files = merged(options.config_files)
-    model = model_name(str(options.model or in_files.pop("model", "AutoCDSR")))
-    dataset = str(options.dataset or in_files.pop("dataset", "ml-100k"))
+    model = model_name(str(options.model or in_files.get("model", "AutoCDSR")))
+    dataset = str(options.dataset or in_files.get("dataset", "ml-100k"))
     asked = {name: getattr(options, name) for name in DEFAULTS}
     asked = {name: DEFAULTS[name] if value is None else value for name, value in asked.items()}
     in_files = {key: value for key, value in in_files.items() if key not in ("model", "dataset")}

@@ -6,13 +6,12 @@ import csv
 import datetime
 import io
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recbole_cdsr import html, quick_start
+from recbole_cdsr import html, plots, quick_start
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.config import plain
 from recbole_cdsr.errors import CDSRError
@@ -118,14 +117,14 @@ def write(trials: list[Trial], search: Search, out: Path, result: dict[str, Any]
         html.paragraph(
             "Trials are compared on validation events; the test events were ranked once, by the best trial:"
         ),
-        f"<pre>{html.escaped(result['table'])}</pre>",
+        html.preformatted(result["table"]),
         html.paragraph(f"Its settings are in {best_file.name}."),
         html.heading("Trials"),
         html.table(head, rows, "Best first. Click on the head of a column to sort by it."),
     ]
     good = [trial for trial in trials if not trial.error]
-    if find_spec("matplotlib") is None:
-        parts.append(html.paragraph("No figures: they need matplotlib; pip install 'recbole-cdsr[plots]'"))
+    if not plots.available():
+        parts.append(html.paragraph(plots.NO_FIGURES))
     elif len(good) > 1:
         from recbole_cdsr.tune.figures import importance, parallel
 

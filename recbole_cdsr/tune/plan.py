@@ -11,6 +11,7 @@ import yaml
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.config import CDSRConfig, refuse_special_models
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import make_folder
 from recbole_cdsr.names import nearest
 from recbole_cdsr.tune.space import Axis, active, examples, read_axes
 from recbole_cdsr.yaml_values import read_yaml
@@ -37,6 +38,7 @@ FIXED += (
     "val_interval",
     "rm_dup_inter",
     "label_noise",
+    "label_hidden",
     "load_col",
 )
 
@@ -73,9 +75,9 @@ class Search:
 
     def shares_data(self) -> bool:
         """Whether all trials have the same data: no key that decides about them is searched."""
-        deciding = set(CDSRConfig(self.model, self.dataset, config_dict=self.keys).parameters["Dataset"])
-        deciding |= {"domain_groups", "split_items_by_domain", "train_domains", "label_noise", "eval_args", "seed"}
-        deciding |= {"layout", "repeatable", "encoding"}
+        deciding = set(self.config({}).parameters["Dataset"])
+        deciding |= {"domain_groups", "split_items_by_domain", "train_domains", "label_noise", "label_hidden"}
+        deciding |= {"eval_args", "seed", "layout", "repeatable", "encoding"}
         return not deciding & set(self.space)
 
     def check(self) -> None:
@@ -104,10 +106,7 @@ class Search:
         """Writes the plan into the folder of a new search."""
         if (folder / PLAN).exists():
             raise CDSRError(f"{folder} holds a search; go on with it by --resume, or choose another --out")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CDSRError(f"cannot make the folder {folder}: {error.strerror or error}; set --out") from None
+        make_folder(folder)
         content = asdict(self)
         content["space"] = {
             key: {axis.kind: list(axis.values), **({"when": axis.when} if axis.when else {})}
