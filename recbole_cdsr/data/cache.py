@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import shutil
 import zlib
@@ -47,8 +46,8 @@ PLACES = {"data_path", "dataset"}
 # What is as it is in json; the rest of a data set's state is arrays.
 PLAIN = ("field2seqlen", "field2bucketnum", "feat_name_list", "time_origin", "dropped", "tie_share", "repeated")
 TABLES = ("user_feat", "item_feat")
-
-logger = logging.getLogger()
+# What reading or writing an entry raises that cannot be read or written.
+UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 class Watched:
@@ -79,7 +78,7 @@ class Cache:
 
     def _content(self) -> str:
         digest = hashlib.sha256(json.dumps(versions()).encode())
-        code = sorted(Path(__file__).parent.glob("*.py"))
+        code = [Path(compat.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
         for path in [*code, *filter(Path.is_file, self._files)]:
             one = hashlib.sha256()
             with open(path, "rb") as file:
@@ -97,11 +96,11 @@ class Cache:
                 if manifest["settings"] != _text({key: config[key] for key in json.loads(manifest["settings"])}):
                     continue
                 arrays = {place: _array(entry, one) for place, one in manifest["arrays"].items()}
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                logger.info("the prepared data in %s are not used (%s)", entry, error)
+            except UNUSABLE as error:
+                note(dataset, f"the prepared data in {entry} are not used ({error})")
                 continue
             _restore(dataset, manifest["state"], arrays)
-            logger.info("prepared data are taken from %s", entry)
+            note(dataset, f"prepared data are taken from {entry}")
             with contextlib.suppress(OSError):  # it is only about which entry goes first
                 os.utime(entry)
             return True
@@ -119,8 +118,8 @@ class Cache:
             with replacing_folder(entry) as fresh:
                 _write(fresh, dataset, text)
             self._evict()
-        except (OSError, AttributeError, TypeError, ValueError) as error:  # no place, or a field of another kind
-            logger.info("prepared data are not kept in %s for the next start (%s)", entry, error)
+        except UNUSABLE as error:  # no place, or a field of another kind
+            note(dataset, f"prepared data are not kept in {entry} for the next start ({error})")
 
     def _evict(self) -> None:
         """Removes what killed processes left, and all but the newest entries; whoever maps one still can read it."""
@@ -130,6 +129,11 @@ class Cache:
         entries = [path for path in entries if not path.name.startswith(".")]
         for entry in sorted(entries, key=lambda path: path.stat().st_mtime)[:-KEPT]:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def note(dataset: CDSRDataset, text: str) -> None:
+    """A line for the log, which begins after the data are prepared."""
+    dataset.cache_notes.append(text)
 
 
 def wanted(config) -> bool:
@@ -156,7 +160,7 @@ def _is_whole(entry: Path) -> bool:
     """Whether another process has written the entry meanwhile."""
     try:
         return all(_sum(entry / one["file"]) == one["sum"] for one in _manifest(entry)["arrays"].values())
-    except (OSError, ValueError, KeyError, TypeError):
+    except UNUSABLE:
         return False
 
 

@@ -56,6 +56,7 @@ class CDSRDataset(SequentialDataset):
         tie_share: share of neighbouring events of a user with equal times.
         time_origin: raw time of second 0.
         dropped: numbers of users and of events that `user_inter_num_interval` and `item_inter_num_interval` took away.
+        cache_notes: lines for the log on data that an earlier start has kept.
         repeated: number of events that say nothing new: same user, item and time as another one.
 
     Raises:
@@ -78,11 +79,12 @@ class CDSRDataset(SequentialDataset):
 
     def _from_scratch(self) -> None:
         """RecBole's, up to events in order; or what an earlier start has kept of it (see cache.py)."""
-        config = self.config
+        config, self.cache_notes = self.config, []
         kept = cache.find(config) if type(self) is CDSRDataset else None
         if kept and kept.load(self):
             return
-        self.config = watched = cache.Watched(config)
+        watched = cache.Watched(config)
+        self.config = watched if kept else config
         super()._from_scratch()
         store_events(self)
         self.config = config
