@@ -37,7 +37,7 @@ UNDECLARED_KEYS = {
 }  # fmt: skip
 # Keys that RecBole offers and this package answers in another way: key -> what to use instead.
 REFUSED_KEYS = {
-    "save_dataset": "prepared data are never pickled here",
+    "save_dataset": "prepared data are never pickled here, but kept as arrays; see the key 'data_cache'",
     "dataset_save_path": "a pickled data set is never loaded here, since it could run code",
     "save_dataloaders": "prepared data are never pickled here",
     "dataloaders_save_path": "a pickled data loader is never loaded here, since it could run code",
@@ -46,7 +46,7 @@ REFUSED_KEYS = {
 }
 # Keys that take other types than that of their default value.
 FREE_TYPE_KEYS = {"topk", "metrics", "gpu_id", "clip_grad_norm", "train_neg_sample_args", "eval_args", "load_col"}
-FREE_TYPE_KEYS |= {"exchange_layers", "tape", "ddsr"}  # the last two take `off`, which yaml reads as False
+FREE_TYPE_KEYS |= {"data_cache", "exchange_layers", "tape", "ddsr"}  # the last two take `off`: False in yaml
 
 
 def resolve_model(model: str | type) -> type:

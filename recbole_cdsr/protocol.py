@@ -52,6 +52,8 @@ def _check_data_settings(config) -> None:
     for key in ("label_noise", "label_hidden"):
         if not 0 <= config[key] <= 1:
             raise CDSRError(f"the key '{key}' takes a share from 0 to 1, but got {config[key]!r}")
+    if config["data_cache"] not in ("auto", True, False):
+        raise CDSRError(f"the key 'data_cache' takes auto, True or False, but got {config['data_cache']!r}")
     intervals = {key: config[key] for key in ("user_inter_num_interval", "item_inter_num_interval")}
     for field, value in (config["val_interval"] or {}).items():
         if isinstance(value, str):

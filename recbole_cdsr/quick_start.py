@@ -6,6 +6,7 @@ best.pth, ranks.npz (the rank of every test event), result.json, and bundle/, wh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 from recbole_cdsr import checkpoint, compat, distributed
 from recbole_cdsr.config import CDSRConfig, refuse_special_models
+from recbole_cdsr.data import cache
 from recbole_cdsr.data.dataset import CDSRDataset
 from recbole_cdsr.data.loaders import RowDataLoader, make_loaders
 from recbole_cdsr.data.sources import ensure_built_in
@@ -124,7 +126,9 @@ def prepare(config: CDSRConfig) -> tuple[CDSRDataset, tuple]:
     with distributed.first_alone():
         ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
     init_seed(config["seed"], config["reproducibility"])
-    dataset = CDSRDataset(config)
+    # Where prepared data are kept, process 0 prepares them, and all others map what it has kept.
+    with distributed.first_alone() if cache.wanted(config) else contextlib.nullcontext():
+        dataset = CDSRDataset(config)
     return dataset, make_loaders(config, dataset)
 
 

@@ -22,7 +22,7 @@ from recbole_cdsr.yaml_values import read_yaml
 CONFIG, RESULT, RANKS, LOG, ENVIRONMENT = "config.yaml", "result.json", "ranks.npz", "run.log", "environment.json"
 LAST, BEST, HISTORY, TRANSFER = "checkpoint.pth", "best.pth", "history.csv", "transfer.csv"
 # May differ from the first start of a run when it is resumed: they change how long it goes on, not what it does.
-MAY_CHANGE = {"epochs", "stopping_step", "show_progress", "state", "data_path", "gpu_id", "use_gpu"}
+MAY_CHANGE = {"epochs", "stopping_step", "show_progress", "state", "data_path", "data_cache", "gpu_id", "use_gpu"}
 
 logger = logging.getLogger()
 

@@ -56,6 +56,8 @@ def describe(built: Any) -> None:
     n_domains = len(data.true_domain_names)
     events = data.true_domain[data.events.columns[data.iid_field]].bincount(minlength=n_domains).tolist()
     items = data.true_domain.bincount(minlength=n_domains).tolist()
+    for note in data.cache_notes:
+        logger.info(note)
     users, catalogue, tied = data.user_num - 1, data.item_num - 1, 100 * data.tie_share
     logger.info("%s: %d users, %d items, %d events", config["dataset"], users, catalogue, len(data.events))
     logger.info("%.1f %% of neighbouring events share a time and keep the order of the file", tied)

@@ -7,6 +7,7 @@ several times faster, and every bad value is told with its line and column (see 
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -24,7 +25,7 @@ from recbole_cdsr.errors import CDSRError
 FIELD_TYPES = ("token", "float", "token_seq", "float_seq")
 LIKE = "user_id:token, item_id:token, timestamp:float"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-NAMES = pa.dictionary(pa.int32(), pa.string())  # each name once, and its number in every row
+BLOCKS_TOGETHER = 256  # of a megabyte each, Arrow's default
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PAR1": "Parquet"}
 
 
@@ -109,25 +110,69 @@ def read_columns(
     Raises:
         CDSRError: names file, line and column of the first value or row that cannot be read.
     """
-    names = list(fields)
-    validate.check_bytes(path, names, separator)
+    validate.check_bytes(path, list(fields), separator)
     try:
-        table = pacsv.read_csv(
-            path,
-            read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
-            parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False),
-            convert_options=pacsv.ConvertOptions(
-                include_columns=wanted,
-                column_types={name: NAMES if kind == "token" else pa.string() for name, kind in fields.items()},
-                strings_can_be_null=False,
-                check_utf8=True,
-            ),
-        )
+        parts = _read_parts(path, fields, wanted, separator, encoding)
+        columns = {name: _values(path, name, fields[name], parts.pop(name), name in required) for name in wanted}
+        for name in [name for name, values in columns.items() if values is None]:
+            text = pa.chunked_array([batch.column(0) for batch in _batches(path, fields, [name], separator, encoding)])
+            columns[name] = _to_numbers(path, name, text, name in required)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise validate.unreadable(path, error, names, separator, encoding) from None
-    if table.num_rows == 0:
+        raise validate.unreadable(path, error, list(fields), separator, encoding) from None
+    return pd.DataFrame(columns, copy=False)
+
+
+def _batches(path: Path, fields: dict[str, str], wanted: list[str], separator: str, encoding: str):
+    """A reader of the `wanted` columns as texts, block by block."""
+    return pacsv.open_csv(
+        path,
+        read_options=pacsv.ReadOptions(column_names=list(fields), skip_rows=1, encoding=encoding),
+        parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False),
+        convert_options=pacsv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict.fromkeys(fields, pa.string()),
+            strings_can_be_null=False,
+            check_utf8=True,
+        ),
+    )
+
+
+def _read_parts(
+    path: Path, fields: dict[str, str], wanted: list[str], separator: str, encoding: str
+) -> dict[str, list]:
+    """For each column its values in parts, so that the texts of a large file are never there all at once.
+
+    Numbers are parsed, with None for a part in which a value is none. Names are numbered part by part.
+    """
+    parts: dict[str, list] = {name: [] for name in wanted}
+    batches = _batches(path, fields, wanted, separator, encoding)
+    while texts := list(itertools.islice(batches, BLOCKS_TOGETHER)):
+        table = pa.Table.from_batches(texts)
+        for name in wanted:
+            kind, column = fields[name], table[name]
+            parts[name].append(_cast(column) if kind == "float" else _coded(column) if kind == "token" else column)
+    if not parts[wanted[0]]:
         raise fault(path, "there is a header but no rows", "write the file anew, since it may have been cut off", 1)
-    return pd.DataFrame({name: _values(path, name, fields[name], table[name], name in required) for name in wanted})
+    return parts
+
+
+def _coded(text: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Each name once, and its number in every row."""
+    chunks = text.dictionary_encode().chunks
+    return pa.DictionaryArray.from_arrays(pa.concat_arrays([chunk.indices for chunk in chunks]), chunks[-1].dictionary)
+
+
+def _together(parts: list[pa.DictionaryArray]) -> pa.DictionaryArray:
+    """The parts, one after the other, with numbers of the distinct names of all.
+
+    Not `ChunkedArray.unify_dictionaries`, whose time grows with the square of the number of parts.
+    """
+    names = pa.chunked_array([part.dictionary for part in parts]).dictionary_encode().chunks
+    codes, start = np.empty(sum(map(len, parts)), dtype=np.int32), 0
+    for part, number in zip(parts, names, strict=True):
+        codes[start : start + len(part)] = number.indices.to_numpy()[part.indices.to_numpy()]
+        start += len(part)
+    return pa.DictionaryArray.from_arrays(codes, names[-1].dictionary)
 
 
 def split_sequences(
@@ -148,14 +193,31 @@ def split_sequences(
     return values
 
 
-def _values(path: Path, name: str, kind: str, text: pa.ChunkedArray, required: bool) -> pd.Series | np.ndarray:
+def _values(path: Path, name: str, kind: str, parts: list, required: bool) -> pd.Series | np.ndarray | None:
+    """A column of its parts, or None where its texts have to be looked at."""
     if kind == "float":
-        return _to_numbers(path, name, text, required)
+        return _joined(parts, required)
     if kind == "token":
-        text = text.unify_dictionaries()  # now all chunks share the first one's names
+        names = _together(parts)
         if required:
-            validate.check_names(path, name, text, text.chunk(0).dictionary)
-    return text.to_pandas()
+            validate.check_names(path, name, pa.chunked_array([names]), names.dictionary)
+        return names.to_pandas()
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks]).to_pandas()
+
+
+def _joined(parts: list[pa.ChunkedArray | None], finite: bool) -> np.ndarray | None:
+    """The parts, given up one by one, as one array: int64 if all are. None if a value is not as it must be."""
+    if any(part is None for part in parts):
+        return None
+    whole = all(pa.types.is_integer(part.type) for part in parts)
+    numbers, start = np.empty(sum(map(len, parts)), dtype=np.int64 if whole else np.float64), 0
+    parts.reverse()
+    while parts:
+        part = parts.pop().to_numpy()
+        numbers[start : start + len(part)] = part
+        start += len(part)
+    good = whole or (np.isfinite(numbers).all() if finite else not np.isinf(numbers).any())
+    return numbers if good else None
 
 
 def _to_numbers(path: Path, name: str, text: pa.ChunkedArray, required: bool) -> np.ndarray:

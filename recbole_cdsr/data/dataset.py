@@ -10,8 +10,6 @@ Where it differs from RecBole 1.2, and why:
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +18,15 @@ import torch
 from torch import Tensor
 
 from recbole_cdsr import compat
-from recbole_cdsr.data import split
+from recbole_cdsr.data import cache, split
 from recbole_cdsr.data.atomic import read_columns, read_header, split_sequences
 from recbole_cdsr.data.corrupt import corrupt_labels
 from recbole_cdsr.data.domains import attach_domains, check_domains
-from recbole_cdsr.data.events import EventStore
+from recbole_cdsr.data.events import EventStore, stable_order
 from recbole_cdsr.data.restrict import restrict_to_domains
-from recbole_cdsr.data.tokens import filter_by_inter_num, numbered
+from recbole_cdsr.data.rows import EVENT_FIELD, EventRows
+from recbole_cdsr.data.store import digest_of, store_events
+from recbole_cdsr.data.tokens import NumbersOf, all_among, filter_by_inter_num, numbered
 from recbole_cdsr.data.validate import PADDING, check_fields, check_items, check_times, fault
 from recbole_cdsr.errors import CDSRError
 
@@ -36,7 +36,6 @@ from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
 from recbole.data.interaction import Interaction  # noqa: E402
 from recbole.utils import FeatureSource, FeatureType  # noqa: E402
 
-EVENT_FIELD = "event_index"
 # What a file must have.
 KEY_FIELDS = {
     FeatureSource.INTERACTION: ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"),
@@ -57,6 +56,7 @@ class CDSRDataset(SequentialDataset):
         tie_share: share of neighbouring events of a user with equal times.
         time_origin: raw time of second 0.
         dropped: numbers of users and of events that `user_inter_num_interval` and `item_inter_num_interval` took away.
+        cache_notes: lines for the log on data that an earlier start has kept.
         repeated: number of events that say nothing new: same user, item and time as another one.
 
     Raises:
@@ -64,7 +64,6 @@ class CDSRDataset(SequentialDataset):
     """
 
     def __init__(self, config) -> None:
-        self.domain_field = config["DOMAIN_FIELD"]
         try:
             super().__init__(config)
         except CDSRError:
@@ -78,15 +77,37 @@ class CDSRDataset(SequentialDataset):
 
     # Loading
 
+    def _from_scratch(self) -> None:
+        """RecBole's, up to events in order; or what an earlier start has kept of it (see cache.py)."""
+        config, self.cache_notes = self.config, []
+        kept = cache.find(config) if type(self) is CDSRDataset else None
+        if kept and kept.load(self):
+            return
+        watched = cache.Watched(config)
+        self.config = watched if kept else config
+        super()._from_scratch()
+        store_events(self)
+        self.config = config
+        if kept:
+            kept.keep(self, watched.read)
+
+    def _get_preset(self) -> None:
+        super()._get_preset()
+        self.field2token_id = NumbersOf(self.field2id_token)
+        self.inter_path = Path(self.dataset_path) / f"{self.dataset_name}.inter"
+        self.item_path = Path(self.dataset_path) / f"{self.dataset_name}.item"
+        self.encoding = self.config["encoding"] or "utf-8"
+
+    def _get_field_from_config(self) -> None:
+        super()._get_field_from_config()
+        self.domain_field = self.config["DOMAIN_FIELD"]
+
     def _load_data(self, token: str, dataset_path: str) -> None:
-        self.inter_path = Path(dataset_path) / f"{token}.inter"
-        self.item_path = Path(dataset_path) / f"{token}.item"
         if not self.inter_path.is_file():
             raise CDSRError(
                 f"there is no data set '{token}': {self.inter_path} does not exist; "
                 f"put the file there, set --data_path, or use ml-100k"
             )
-        self.encoding = self.config["encoding"] or "utf-8"
         super()._load_data(token, dataset_path)
         check_times(self.inter_path, self.time_field, self.inter_feat[self.time_field].to_numpy())
         attach_domains(self)
@@ -123,9 +144,17 @@ class CDSRDataset(SequentialDataset):
     # Processing
 
     def _data_filtering(self) -> None:
-        order = np.argsort(self.inter_feat[self.time_field].to_numpy(), kind="stable")
-        self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
+        time = self.inter_feat[self.time_field].to_numpy()
+        order = stable_order(torch.from_numpy(time)).numpy()
+        # Column by column, each given up when its copy is there.
+        columns = {name: self.inter_feat.pop(name).array.take(order) for name in list(self.inter_feat)}
+        self.inter_feat = pd.DataFrame(columns, copy=False)
         super()._data_filtering()
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        tables = [(self.uid_field, self.user_feat), (self.iid_field, self.item_feat)]
+        if not all(feat is None or all_among(self.inter_feat[field], feat[field]) for field, feat in tables):
+            super()._filter_inter_by_user_or_item()
 
     def _filter_by_inter_num(self) -> None:
         filter_by_inter_num(self)
@@ -137,11 +166,10 @@ class CDSRDataset(SequentialDataset):
             return
         numbers, names = numbered([feat[field] for feat, field, _ in remap_list])
         names = np.array([PADDING, *names])
-        number_of = {name: number for number, name in enumerate(names)}
         for (feat, field, _), column in zip(remap_list, numbers, strict=True):
             self.field2id_token.setdefault(field, names)
-            self.field2token_id.setdefault(field, number_of)
-            feat[field] = column
+            narrow = feat is self.inter_feat and field in (self.uid_field, self.iid_field)
+            feat[field] = column if narrow else column.astype(np.int64)
 
     def _reset_index(self) -> None:
         if self.inter_feat.empty:
@@ -163,6 +191,8 @@ class CDSRDataset(SequentialDataset):
             feat = getattr(self, name)
             for field in feat:
                 kind = self.field2type[field]
+                if kind in (FeatureType.TOKEN, FeatureType.FLOAT) and not feat[field].hasnans:
+                    continue
                 if kind == FeatureType.TOKEN:
                     feat[field] = feat[field].fillna(0).astype(np.int64)
                 elif kind == FeatureType.FLOAT:
@@ -173,48 +203,27 @@ class CDSRDataset(SequentialDataset):
 
     def _normalize(self) -> None:
         """RecBole's, but time keeps its unit."""
-        time = self.inter_feat[self.time_field].copy()
-        super()._normalize()
-        self.inter_feat[self.time_field] = time
+        if self.config["normalize_field"] or self.config["normalize_all"]:
+            time = self.inter_feat[self.time_field].copy()
+            super()._normalize()
+            self.inter_feat[self.time_field] = time
+
+    def hold(self, offsets: Tensor, columns: dict[str, Tensor]) -> None:
+        """Takes these events, as in EventStore, for its own, with a row for each."""
+        self.events = EventStore(offsets, columns)
+        fields = self.uid_field, self.item_list_length_field
+        self.inter_feat = EventRows(self.events, None, *fields, self.max_item_list_len)
 
     def _change_feat_format(self) -> None:
-        self._drop_unused_col()
-        time = self.inter_feat[self.time_field].to_numpy()
-        self.time_origin = time.min().item()
-        seconds = (time - time.min()).astype(np.float64)
-        Dataset._change_feat_format(self)
-        columns = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
+        """Domains as models shall see them, in a column of the events too."""
         self.true_domain = self.item_feat[self.domain_field]
         self.true_domain_names = [str(name) for name in self.field2id_token[self.domain_field]]
         corrupt_labels(self)
         self.item_feat.update(Interaction({self.domain_field: self.item_domain}))
-        columns[self.domain_field] = self.item_domain[columns[self.iid_field]]
-        columns[self.time_field] = torch.from_numpy(seconds)
-        self.events = EventStore.from_columns(self.inter_feat[self.uid_field], self.user_num, columns)
-        self.inter_feat.update(Interaction({self.domain_field: columns[self.domain_field]}))
+        columns = self.events.columns | {self.domain_field: self.item_domain[self.events.columns[self.iid_field]]}
+        self.inter_feat = columns
         self._aug_presets()
-        self.inter_feat = self.all_rows()
-
-    def all_rows(self) -> Interaction:
-        """One row per event, in the order of the event store; `item_length` 0 marks a user's first event."""
-        user, events = self.events.user, self.events
-        event = torch.arange(len(events))
-        before = event - events.offsets[user]
-        time = events.columns[self.time_field]
-        equal = (time[1:] == time[:-1]) & (before[1:] > 0)
-        self.tie_share = float(equal.sum()) / max(int((before > 0).sum()), 1)
-        self.repeated = self._count_repeated(equal)
-        length = before.clamp(max=self.max_item_list_len)
-        rows = {self.uid_field: user, **events.columns, self.item_list_length_field: length, EVENT_FIELD: event}
-        return Interaction(rows)
-
-    def _count_repeated(self, equal: Tensor) -> int:
-        """Events that stand there a second time; `equal` [events - 1]: same user and time as the event after."""
-        tied = torch.zeros(len(self.events), dtype=torch.bool)
-        tied[1:], tied[:-1] = equal, tied[:-1] | equal
-        columns = (self.events.user, self.events.columns[self.time_field], self.events.columns[self.iid_field])
-        table = pd.DataFrame({number: values[tied].numpy() for number, values in enumerate(columns)})
-        return int(table.duplicated().sum())
+        self.hold(self.events.offsets, columns)
 
     # Splitting and rows
 
@@ -225,22 +234,16 @@ class CDSRDataset(SequentialDataset):
             three datasets that share the events; the first knows in `train_stop` [users] where training events end.
         """
         self._change_feat_format()
-        length = self.inter_feat[self.item_list_length_field].numpy()
-        predicted = np.flatnonzero(length > 0)
-        user = self.inter_feat[self.uid_field].numpy()[predicted]
-        time = self.inter_feat[self.time_field].numpy()[predicted]
-        part = split.assign_parts(user, time, self.config["eval_args"])
-        rows = [predicted[part == number] for number in range(3)]
-        trained = np.bincount(user[part == split.TRAIN], minlength=self.user_num)
-        count = self.events.offsets.diff()
-        stop = self.events.offsets[:-1] + torch.minimum(torch.from_numpy(trained) + 1, count)
+        offsets, time = self.events.offsets, self.events.columns[self.time_field]
+        part, trained = split.assign_events(offsets.numpy(), time.numpy(), self.config["eval_args"])
+        rows = [np.flatnonzero(part == number) for number in (split.TRAIN, split.VALID, split.TEST)]
+        stop = offsets[:-1] + torch.minimum(torch.from_numpy(trained) + 1, offsets.diff())
         if self.config["layout"] == "interaction":
             event = torch.arange(len(self.events))
             rows[0] = torch.nonzero(event < stop[self.events.user]).flatten().numpy()
         if wanted := self.config["train_domains"]:
             rows, stop = restrict_to_domains(self, rows, stop, wanted)
-        table = self.inter_feat.interaction
-        parts = [self.copy(Interaction({name: values[index] for name, values in table.items()})) for index in rows]
+        parts = [self.copy(self.inter_feat.rows(torch.from_numpy(index))) for index in rows]
         parts[0].train_stop = stop
         return parts
 
@@ -277,12 +280,7 @@ class CDSRDataset(SequentialDataset):
 
     def digest(self) -> str:
         """A hash of everything that training sees: events, domains and the names behind the numbers."""
-        digest = hashlib.sha256(json.dumps(self.domain_names).encode())
-        for values in (self.events.offsets, *self.events.columns.values(), self.true_domain):
-            digest.update(values.numpy().tobytes())
-        for field in (self.uid_field, self.iid_field):
-            digest.update("\n".join(map(str, self.field2id_token[field])).encode())
-        return digest.hexdigest()
+        return digest_of(self)
 
     def describe_rows(self) -> dict[str, Tensor]:
         """What a rank table says about each row beside its ranks.

@@ -10,6 +10,7 @@ import pandas as pd
 
 from recbole_cdsr import compat
 from recbole_cdsr.data.atomic import read_header
+from recbole_cdsr.data.tokens import all_among
 from recbole_cdsr.data.validate import PADDING, fault, line_of_row, line_with, short
 
 compat.apply()
@@ -41,7 +42,8 @@ def attach_domains(dataset: CDSRDataset) -> None:
     if in_inter:
         named = pd.concat([seen, named[~named.index.isin(seen.index)]]) if in_item else seen
     if items is not None:
-        _require_lines(dataset, dataset.inter_feat[item].isin(items[item]).to_numpy())
+        if not all_among(dataset.inter_feat[item], items[item]):
+            _require_lines(dataset, dataset.inter_feat[item].isin(items[item]).to_numpy())
     else:
         items = pd.DataFrame({item: named.index})
     items = items.assign(**{domain: items[item].map(named)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,19 +26,6 @@ class EventStore:
     offsets: Tensor
     columns: dict[str, Tensor]
 
-    @classmethod
-    def from_columns(cls, user: Tensor, n_users: int, columns: dict[str, Tensor]) -> EventStore:
-        """Groups events by user; within a user they keep the order in which they are given.
-
-        Args:
-            user: [events] user ids below `n_users`.
-            columns: field name -> values [events].
-        """
-        order = torch.argsort(user, stable=True)
-        offsets = torch.zeros(n_users + 1, dtype=torch.int64)
-        offsets[1:] = torch.cumsum(torch.bincount(user, minlength=n_users), 0)
-        return cls(offsets, {name: values[order] for name, values in columns.items()})
-
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
@@ -45,6 +33,10 @@ class EventStore:
     def user(self) -> Tensor:
         """User of every event [events]."""
         return torch.repeat_interleave(torch.arange(len(self.offsets) - 1), self.offsets.diff())
+
+    def user_of(self, event: Tensor) -> Tensor:
+        """User of each of some events, of the shape of `event`."""
+        return torch.bucketize(event, self.offsets, right=True) - 1
 
     def gather(self, field: str, position: Tensor, length: Tensor, width: int) -> Tensor:
         """The `length` events before `position`, left-aligned and padded with 0.
@@ -63,6 +55,22 @@ class EventStore:
         values = self.columns[field][index]
         return torch.where(valid.view(*valid.shape, *[1] * (values.dim() - 2)), values, 0)
 
+    def ties(self, time_field: str, item_field: str) -> tuple[float, int]:
+        """The share of neighbouring events of a user with equal times, and how many events stand there a second time.
+
+        A second time: with user, item and time of another event.
+        """
+        time, pair = self.columns[time_field], torch.ones(max(len(self) - 1, 0), dtype=torch.bool)
+        first = self.offsets[1:-1]  # of each user but one; the pair before it is of two users
+        pair[first[(first > 0) & (first < len(self))] - 1] = False
+        equal = (time[1:] == time[:-1]) & pair
+        tied = torch.zeros(len(self), dtype=torch.bool)
+        tied[1:], tied[:-1] = equal, tied[:-1] | equal
+        event = torch.nonzero(tied).flatten()
+        columns = (self.user_of(event), time[event], self.columns[item_field][event])
+        table = pd.DataFrame({number: values.numpy() for number, values in enumerate(columns)})
+        return float(equal.sum()) / max(int(pair.sum()), 1), int(table.duplicated().sum())
+
     def count_before(self, values: Tensor) -> Tensor:
         """For each event, how many earlier events of its user have the same value; `values` [events], to the same."""
         value = values.numpy()
@@ -73,6 +81,14 @@ class EventStore:
         count = np.empty(len(key), dtype=np.int64)
         count[order] = np.arange(len(key)) - first
         return torch.from_numpy(count)
+
+
+def stable_order(values: Tensor) -> Tensor:
+    """[n] indices that sort the values, equal ones as they stand; whole numbers in 32 bits where they fit."""
+    low = int(values.min()) if len(values) else 0
+    if values.dtype == torch.int64 and len(values) and int(values.max()) - low < 2**31:
+        values = (values - low).to(torch.int32)
+    return torch.argsort(values, stable=True)
 
 
 def windows(start: Tensor, stop: Tensor, width: int, first: Tensor) -> tuple[Tensor, Tensor]:

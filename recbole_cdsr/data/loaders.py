@@ -68,7 +68,7 @@ class WindowDataLoader:
         for index in self._batches:
             event, length = self._event[index], self._length[index]
             rows = {name: values[event] for name, values in events.columns.items()}
-            rows[dataset.uid_field] = torch.bucketize(event, events.offsets, right=True) - 1
+            rows[dataset.uid_field] = events.user_of(event)
             rows[dataset.item_list_length_field], rows[EVENT_FIELD] = length, event
             yield dataset.gather(Interaction(rows), int(length.max()))
 

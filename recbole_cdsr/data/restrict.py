@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_cdsr.data.events import EventStore
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.names import nearest
 
@@ -55,10 +54,9 @@ def restrict_to_domains(
     numbers = torch.tensor(domain_numbers(wanted, dataset.true_domain_names))
     kept = torch.isin(dataset.true_domain[dataset.events.columns[dataset.iid_field]], numbers)
     before = _count_kept(kept)
-    dataset.events = EventStore(
-        before[dataset.events.offsets], {name: values[kept] for name, values in dataset.events.columns.items()}
-    )
-    dataset.inter_feat = dataset.all_rows()
+    columns = {name: values[kept] for name, values in dataset.events.columns.items()}
+    dataset.hold(before[dataset.events.offsets], columns)
+    dataset.tie_share, dataset.repeated = dataset.events.ties(dataset.time_field, dataset.iid_field)
     has_history = (dataset.inter_feat[dataset.item_list_length_field] > 0).numpy()
     moved = [before[torch.from_numpy(index[kept.numpy()[index]])].numpy() for index in rows]
     needs = [dataset.config["layout"] != "interaction", True, True]  # general recommenders learn from first events too

@@ -6,9 +6,30 @@ import numbers
 
 import numpy as np
 
+from recbole_cdsr.data.tokens import numbers_of_codes
 from recbole_cdsr.errors import CDSRError
 
-TRAIN, VALID, TEST = range(3)
+TRAIN, VALID, TEST, NONE = range(4)
+
+
+def assign_events(offsets: np.ndarray, time: np.ndarray, eval_args: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the row that predicts each event; NONE for a user's first event, which no row predicts.
+
+    Args:
+        offsets: [users + 1] where each user's events begin.
+        time: [events]
+        eval_args: as in `assign_parts`.
+
+    Returns:
+        parts [events], int8, and the number of training rows of each user [users].
+    """
+    count = np.diff(offsets)
+    predicted = np.ones(len(time), dtype=bool)
+    predicted[offsets[:-1][count > 0]] = False
+    user = np.repeat(np.arange(len(count), dtype=np.int32), np.maximum(count - 1, 0))
+    part = np.full(len(time), NONE, dtype=np.int8)
+    part[predicted] = assign_parts(user, time[predicted], eval_args)
+    return part, numbers_of_codes(user, len(count), part[predicted] == TRAIN)
 
 
 def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndarray:
@@ -20,7 +41,7 @@ def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndar
         eval_args: RecBole's `split` ({LS: valid_and_test | valid_only | test_only} or {RS: [a, b, c]}) and `group_by`.
 
     Returns:
-        [rows] TRAIN, VALID or TEST.
+        [rows] TRAIN, VALID or TEST, int8.
 
     Raises:
         CDSRError: if the split is none of RecBole's.
@@ -39,19 +60,20 @@ def assign_parts(user: np.ndarray, time: np.ndarray, eval_args: dict) -> np.ndar
         raise CDSRError(f"eval_args.split RS takes three shares, none negative, but got {value}")
     ratios = np.array(value, dtype=np.float64) / sum(value)
     if group == "user":
-        number, total = _number_in_group(user)
-        return _by_count(number, *_counts(total, ratios))
+        first, count = _groups(user)
+        number = np.arange(len(user)) - np.repeat(first, count)
+        return _by_count(number, *(np.repeat(limit, count) for limit in _counts(count, ratios)))
     if group != "none":
         raise CDSRError(f"eval_args.group_by must be user or none, but is '{group}'")
     number = np.empty(len(user), dtype=np.int64)
     number[np.argsort(time, kind="stable")] = np.arange(len(user))
-    return _by_count(number, *_counts(np.full(len(user), len(user)), ratios))
+    return _by_count(number, *_counts(np.array([len(user)]), ratios))
 
 
-def _number_in_group(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row its number within its user's rows, and how many rows the user has."""
-    _, first, inverse, count = np.unique(user, return_index=True, return_inverse=True, return_counts=True)
-    return np.arange(len(user)) - first[inverse], count[inverse]
+def _groups(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each user, and how many rows the user has, both [users]."""
+    first = np.flatnonzero(np.diff(user, prepend=user[:1] - 1))
+    return first, np.diff(first, append=len(user))
 
 
 def _leave_one_out(user: np.ndarray, mode: str) -> np.ndarray:
@@ -59,10 +81,10 @@ def _leave_one_out(user: np.ndarray, mode: str) -> np.ndarray:
     held = {"valid_and_test": [TEST, VALID], "valid_only": [VALID], "test_only": [TEST]}
     if mode not in held:
         raise CDSRError(f"eval_args.split LS takes {', '.join(held)}, but got '{mode}'")
-    number, total = _number_in_group(user)
-    part = np.full(len(user), TRAIN)
+    first, count = _groups(user)
+    part = np.full(len(user), TRAIN, dtype=np.int8)
     for from_end, name in enumerate(held[mode]):
-        part[(total - 1 - number == from_end) & (number > 0)] = name
+        part[(first + count - 1 - from_end)[count - 1 > from_end]] = name
     return part
 
 
@@ -82,4 +104,4 @@ def _counts(total: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _by_count(number: np.ndarray, n_train: np.ndarray, n_valid: np.ndarray) -> np.ndarray:
-    return np.where(number < n_train, TRAIN, np.where(number < n_train + n_valid, VALID, TEST))
+    return np.where(number < n_train, TRAIN, np.where(number < n_train + n_valid, VALID, TEST)).astype(np.int8)

@@ -6,7 +6,6 @@ The checks run on Arrow's columns, a few milliseconds for a million rows; only a
 from __future__ import annotations
 
 import itertools
-import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 from recbole_cdsr.errors import CDSRError
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
+BLOCK = 1 << 24  # bytes looked at at once
 LONGEST_TOKEN = 1000  # bytes; what is longer comes from a lost separator, and would be repeated in every rank table
 PADDING = "[PAD]"  # RecBole's name for what is no domain; tables list it beside the domains
 
@@ -85,17 +85,26 @@ def check_bytes(path: Path, names: list[str], separator: str) -> None:
     Raises:
         CDSRError: names the line.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        zero = content.find(b"\0")
-        if zero >= 0:
-            *before, line = re.split(rb"\r\n|\r|\n", content[:zero])
-            column = names[min(line.count(separator.encode()), len(names) - 1)]
-            advice = "write the file anew, since it is damaged or no text"
-            raise fault(path, "there is a zero byte", advice, len(before) + 1, column)
-        if content[-1:] not in (b"\n", b"\r"):
-            line = len(re.findall(rb"\r\n|\r|\n", content)) + 1
-            what = "the file ends within this line and may have been cut off"
-            raise fault(path, what, "write it anew, or end its last line with a line break if it is complete", line)
+    last, before = b"", 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):  # not a map of the file, which would count as memory of the process
+            zero = block.find(b"\0")
+            if zero >= 0:
+                file.seek(0)
+                raise _zero_byte(path, file.read(before + zero), names, separator)
+            last, before = block, before + len(block)
+    if last[-1:] not in (b"\n", b"\r"):
+        line = len(re.findall(rb"\r\n|\r|\n", path.read_bytes())) + 1
+        what = "the file ends within this line and may have been cut off"
+        raise fault(path, what, "write it anew, or end its last line with a line break if it is complete", line)
+
+
+def _zero_byte(path: Path, content: bytes, names: list[str], separator: str) -> CDSRError:
+    *before, line = re.split(rb"\r\n|\r|\n", content)
+    column = names[min(line.count(separator.encode()), len(names) - 1)]
+    return fault(
+        path, "there is a zero byte", "write the file anew, since it is damaged or no text", len(before) + 1, column
+    )
 
 
 def unreadable(path: Path, error: Exception, names: list[str], separator: str, encoding: str) -> CDSRError:

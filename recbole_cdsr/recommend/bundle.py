@@ -43,7 +43,7 @@ FOLDER = "bundle"  # inside the folder of its run
 SETTINGS, NAMES, MODEL, README = "config.json", "items.json", "model.safetensors", "README.md"
 USERS, HISTORIES = "users.json", "histories.safetensors"
 WEIGHT, OTHER = "weight.", "other."  # prefixes of the model's tensors in MODEL
-OF_THE_MACHINE = ("data_path", "checkpoint_dir", "gpu_id", "use_gpu")
+OF_THE_MACHINE = ("data_path", "data_cache", "checkpoint_dir", "gpu_id", "use_gpu")
 
 
 @dataclass
