@@ -16,7 +16,7 @@ PANELS = (
     ("Validation score", "{metric} (mean of domains)", "linear", r"valid_(score)"),
     ("Weights of the objectives", "multiplier of the loss", "linear", r"weight_(.+)|(factor)"),
     ("Cosine between gradients", "cosine (-1 to 1)", "linear", r"(cosine|cosine_min)"),
-    ("Angle between gradients and the step", "degrees (above 90: the step raises the loss)", "linear", r"angle_(.+)"),
+    ("Angle between gradients and the step", "degrees (above 90: against it)", "linear", r"angle_(.+)"),
     ("Conflicts and exceptions", "share of steps", "share", r"(conflict|clipped|skipped)"),
     ("Norms of the gradients", "L2 norm (log scale)", "log", r"gradient_norm_(.+)"),
     ("Validation score by domain", "{metric}", "linear", r"valid_[a-z]+@\d+_(?!macro$|micro$)(.+)"),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_cdsr.errors import CDSRError
@@ -120,14 +121,41 @@ def averaged(tensor: Tensor) -> Tensor:
 
 
 def averaged_together(tensors: list[Tensor | None]) -> list[Tensor | None]:
-    """`averaged` of tensors of one type, in one call, since calls cost more than small tensors. None stays."""
-    there = [tensor for tensor in tensors if tensor is not None]
-    if not dist.is_initialized() or not there:
+    """`averaged` of tensors of one type, the dense ones in one call, since calls cost more than small tensors.
+
+    None stays. Of a tensor that is sparse in its first dimension only the rows that are there travel.
+    """
+    if not dist.is_initialized():
         return tensors
-    total = torch.cat([tensor.flatten() for tensor in there])
-    _call(lambda: dist.all_reduce(total))
-    parts = iter(total.div_(world()).split([tensor.numel() for tensor in there]))
-    return [None if tensor is None else next(parts).view(tensor.shape) for tensor in tensors]
+    dense = [tensor for tensor in tensors if tensor is not None and not tensor.is_sparse]
+    parts = iter(())
+    if dense:
+        total = torch.cat([tensor.flatten() for tensor in dense])
+        _call(lambda: dist.all_reduce(total))
+        parts = iter(total.div_(world()).split([tensor.numel() for tensor in dense]))
+    return [
+        None if tensor is None else _averaged_rows(tensor) if tensor.is_sparse else next(parts).view(tensor.shape)
+        for tensor in tensors
+    ]
+
+
+def _averaged_rows(tensor: Tensor) -> Tensor:
+    tensor = tensor.coalesce()
+    rows, values = tensor.indices()[0], tensor.values() / world()
+    counts = [int(count) for count in _gathered(torch.tensor([len(rows)], device=rows.device))]
+    short = max(counts) - len(rows)  # all send as many rows, as the collectives want it
+    rows, values = F.pad(rows, (0, short)), F.pad(values, (0, 0, 0, short))
+    rows, values = (
+        torch.cat([part[:count] for part, count in zip(_gathered(one), counts, strict=True)]) for one in (rows, values)
+    )
+    return torch.sparse_coo_tensor(rows.unsqueeze(0), values, tensor.shape, check_invariants=False).coalesce()
+
+
+def _gathered(tensor: Tensor) -> list[Tensor]:
+    """The tensors of all processes, which have one shape."""
+    parts = [torch.empty_like(tensor) for _ in range(world())]
+    _call(lambda: dist.all_gather(parts, tensor.contiguous()))
+    return parts
 
 
 def from_first(value: Any) -> Any:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_cdsr import distributed
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.model.base import CDSRRecommender
 
@@ -68,8 +67,6 @@ def row_wise_adam(config: Any, model: nn.Module) -> RowWiseAdam:
         )
     if config["weight_decay"]:
         raise CDSRError(f"the learner {LEARNER} has no weight_decay; set it to 0, or learner to adam")
-    if distributed.started() > 1:
-        raise CDSRError(f"the learner {LEARNER} works in one process; set learner to adam under torchrun")
     model.item_embedding.sparse = True
     return RowWiseAdam(model, config["learning_rate"])
 

@@ -89,6 +89,27 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(repo, victim):
     assert len(history.read_text().splitlines()) == 1 + done + 2
 
 
+def test_gradients_by_rows_take_the_step_of_the_whole():
+    """Negatives are drawn by each process for itself; here all items are negatives, so that nothing is random."""
+    Path("same.py").write_text(
+        "import sys, torch\n"
+        "from recbole_cdsr import cli\n"
+        "from recbole_cdsr.model import base\n"
+        "base.draw_negatives = lambda count, n, *_: (torch.arange(1, n), torch.zeros(n - 1))\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    words = [*SMALL, *STILL, "--learner", "sparse_adam", "--loss_type", "sampled", "--epochs", "3"]
+    words += ["--objectives", "[rec_per_domain, cross_domain]", "--objective_weighting", "mgda"]
+    words += ["--balance_over", "all"]
+    for start, folder in (([sys.executable], "one"), ([*TORCHRUN, "--nproc_per_node", "2"], "two")):
+        command = [*start, "same.py", "run", *words, "--run_dir", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, two = (torch.load(Path(folder) / "checkpoint.pth", weights_only=True) for folder in ("one", "two"))
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("faulty", [[0], [1], [0, 1]])
 def test_an_error_of_any_process_is_told_once(faulty):
     Path("one.py").write_text(

@@ -73,6 +73,14 @@ def test_items_that_a_step_does_not_see_stay_as_they_are(tmp_path):
         assert set(batch["item_id"].tolist()) <= set(changed.tolist())
 
 
+@pytest.mark.parametrize(("model", "keys"), [MODELS[1], MODELS[4]])
+@pytest.mark.parametrize("extra", [{}, {"enable_amp": True, "clip_grad_norm": {"max_norm": 0.5}}])
+def test_it_trains_over_several_batches_in_mixed_precision(tmp_path, model, keys, extra):
+    run = build(tmp_path, model, learning_rate=0.01, accumulate_batches=2, epochs=4, **keys, **extra)
+    run.trainer.fit(run.train, run.valid)
+    assert run.trainer.history[-1]["loss_rec"] < run.trainer.history[0]["loss_rec"]
+
+
 @pytest.mark.parametrize(("model", "keys"), [MODELS[0], MODELS[5]])
 def test_a_run_resumes_to_the_bit(tmp_path, model, keys):
     whole = build(tmp_path / "whole", model, epochs=3, **keys)
@@ -101,12 +109,6 @@ def test_what_it_cannot_do_is_told(model, keys, message, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
-
-
-def test_it_works_in_one_process_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("recbole_cdsr.distributed.started", lambda: 2)
-    with pytest.raises(Exception, match="works in one process"):
-        build(tmp_path, "HSTU", loss_type="sampled")
 
 
 def test_it_learns_what_adam_learns():

@@ -15,7 +15,7 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """Inner products [M, M] of M gradients, each a list with one tensor (or None: zero) per parameter.
 
     Sums parameter by parameter in at least float32, without concatenating the gradients into one vector. Gradients by
-    rows (sparse ones) are written out, parameter by parameter.
+    rows (sparse in their first dimension) cost what their rows do, unless a dense one stands beside them.
     """
     if len({len(row) for row in gradients}) != 1:
         raise CDSRError("gramian() needs at least one gradient, and the same parameters in the same order in each")
@@ -29,14 +29,32 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     zero = torch.zeros((), dtype=dtype, device=given[0].device)
     products = [[zero] for _ in range(n * n)]  # terms of each entry, row by row
     for column in zip(*gradients, strict=True):
-        column = [g.to_dense() if g is not None and g.is_sparse else g for g in column]
-        views = _flat_views(column, dtype)
+        views = _flat_views(_rows_alike(column), dtype)
         for i in range(n):
             for j in range(i, n):
                 if views[i] is not None and views[j] is not None:
                     products[i * n + j].append(torch.dot(views[i], views[j]))
     upper = torch.stack([torch.stack(terms).sum() for terms in products]).view(n, n)
     return upper + upper.triu(1).T
+
+
+def _rows_alike(column: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """One parameter's gradients as dense tensors; where all are by rows, of the rows that any of them has."""
+    given = [g for g in column if g is not None]
+    if not any(g.is_sparse for g in given):
+        return column
+    if not all(g.is_sparse for g in given):
+        return [g.to_dense() if g is not None and g.is_sparse else g for g in column]
+    column = [None if g is None else g.coalesce() for g in column]
+    rows = torch.cat([g.indices()[0] for g in column if g is not None]).unique()
+    return [None if g is None else _only(rows, g) for g in column]
+
+
+def _only(rows: Tensor, gradient: Tensor) -> Tensor:
+    """The rows (sorted, all that it has and maybe others) of a gradient by rows."""
+    values = gradient.values()
+    place = torch.searchsorted(rows, gradient.indices()[0])
+    return values.new_zeros(len(rows), *values.shape[1:]).index_copy_(0, place, values)
 
 
 def _flat_views(column: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
