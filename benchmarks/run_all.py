@@ -20,7 +20,6 @@ from recbole_cdsr.environment import commit, versions
 HERE = Path(__file__).resolve().parent
 PARTS = (
     ("Training: an epoch", "bench_epoch.py --rounds 2 --steps 2"),
-    ("Data: from files to the first training batch", "bench_data.py --events 1000000 5000000"),
     ("Evaluation: full sort", "bench_rank.py --rows 1024 --rounds 3"),
     ("Large catalogues: a training step", "bench_catalogue.py"),
     ("Where a training step goes", "profile_step.py"),
@@ -30,6 +29,7 @@ PARTS = (
         "bench_intra_domain.py --lengths 200 1000 --domains 2 10 --rounds 5 --parts attention blocks",
     ),
     ("Start-up", "bench_start.py"),
+    ("Data: from files to the first training batch", "bench_data.py --events 1000000 5000000"),
 )
 
 
@@ -37,20 +37,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "benchmarks.md")
     options = parser.parse_args()
-    start = time.monotonic()
-    found = [(title, words, run(words)) for title, words in PARTS]
+    start, found = time.monotonic(), []
+    for title, words in PARTS:  # written after each part: a run that is stopped leaves what it has measured
+        found += ["", f"## {title}", "", f"`python benchmarks/{words}`", "", run(words).strip()]
+        options.out.write_text("\n".join([*head(start), *found]) + "\n", encoding="utf-8")
+    print(f"written: {options.out}")
+
+
+def head(start: float) -> list[str]:
     named = ", ".join(f"{name} {version}" for name, version in versions().items())
-    lines = [
+    return [
         "# Benchmarks",
         "",
         f"{datetime.date.today()}; commit {commit()}; {named}; {os.cpu_count()} cores, one thread, no GPU used. "
         f"Written by `make bench` in {(time.monotonic() - start) / 60:.0f} minutes. Both sides ran in turn on the same "
         "machine: read the ratios, the absolute numbers hold for one machine.",
     ]
-    for title, words, text in found:
-        lines += ["", f"## {title}", "", f"`python benchmarks/{words}`", "", text.strip()]
-    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written: {options.out}")
 
 
 def run(words: str) -> str:
