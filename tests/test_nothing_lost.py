@@ -118,7 +118,7 @@ def as_nobody(function):
     ("owner", "name", "what"),
     [
         (quick_start, "open_folder", "make the run folder run"),
-        (sources, "_build", "write the data set toy to dataset/toy"),
+        (sources, "build", "write the data set toy to dataset/toy"),
     ],
 )
 def test_a_folder_without_permission_ends_in_one_sentence(tmp_path, capsys, monkeypatch, owner, name, what):
