@@ -144,14 +144,25 @@ def build(config: CDSRConfig, data: tuple[CDSRDataset, tuple], folder: Path) -> 
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise CDSRError(f"{config.model} cannot be built with these data and keys ({what})") from error
-    if getattr(model, "needs_target_domain", False) and config["valid_candidates"] == "all":
-        raise CDSRError(
-            f"{config.model} is given the domain of the item to predict, which ranks among all items must not know; "
-            f"leave the key 'valid_candidates' at domain"
-        )
+    if getattr(model, "needs_target_domain", False):
+        _refuse_leaks(config)
     trainer = MGDATrainer(config, model)
     trainer.data_digest = loaders[0].dataset.digest()
     return Run(config, dataset, model, trainer, *loaders)
+
+
+def _refuse_leaks(config: CDSRConfig) -> None:
+    """CDSRError for settings in which the domain of the item to predict would tell more than its domain."""
+    told = f"{config.model} is given the domain of the item to predict"
+    if config["valid_candidates"] == "all":
+        raise CDSRError(
+            f"{told}, which ranks among all items must not know; leave the key 'valid_candidates' at domain"
+        )
+    if key := next((key for key in ("label_noise", "label_hidden") if config[key]), None):
+        raise CDSRError(
+            f"{told}, and with {key} a label that is not the right one tells which items it may be; set {key} to 0, or "
+            f"take a form that is not told (target_domain_input False, tape causal or off, ddsr not target)"
+        )
 
 
 def load(run_dir: str | Path, config_dict: dict[str, Any] | None = None) -> Run:

@@ -67,6 +67,16 @@ def test_models_have_a_domain_for_hidden_labels_and_results_do_not():
     assert len(set(dataset.true_domain.tolist())) == len(dataset.true_domain_names)
 
 
+@pytest.mark.parametrize("key", ["label_noise", "label_hidden"])
+@pytest.mark.parametrize("told", [["--model", "HSTU", "--target_domain_input", "True"], ["--model", "TAPE-DDSR-HSTU"]])
+def test_a_model_that_is_told_the_targets_domain_is_refused(key, told, capsys):
+    """The wrong label of a target is known of few items: ranks would be far better than with right labels."""
+    assert main(["run", *told, "--dataset", "toy", f"--{key}", "0.3", "--quiet"]) == 2
+    assert f"with {key} a label that is not the right one tells which items it may be" in capsys.readouterr().err
+    free = ["--model", "TAPE-DDSR-HSTU", "--tape", "causal", "--ddsr", "layer", "--epochs", "1", "--run_dir", "free"]
+    assert main(["run", *free, "--dataset", "toy", f"--{key}", "0.3", "--quiet"]) == 0
+
+
 def test_a_domain_of_the_name_for_hidden_ones_is_told():
     inter, item = random_events()
     write_dataset("taken", inter, [(name, "[HIDDEN]" if domain == item[0][1] else domain) for name, domain in item])

@@ -16,7 +16,12 @@ from recbole_cdsr.study import STUDIES
 from recbole_cdsr.study.planned import Answer, Groups, Study, difference, told
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5)
-MODELS = ("AutoCDSR", "AutoCDSR+", "TAPE-DDSR-HSTU")
+# None is told the domain of the item to predict: a wrong one would tell which item it is.
+MODELS = {
+    "AutoCDSR": {"model": "AutoCDSR"},
+    "AutoCDSR+": {"model": "AutoCDSR+"},
+    "TAPE-DDSR-HSTU": {"model": "TAPE-DDSR-HSTU", "tape": "causal", "ddsr": "layer"},
+}
 KEYS = {"wrong": "label_noise", "hidden": "label_hidden"}
 
 
@@ -63,8 +68,8 @@ STUDY = Study(
     "noise",
     STUDIES["noise"],
     {
-        named(model, share, how): {"model": model, **({KEYS[how]: share} if share else {})}
-        for model in MODELS
+        named(model, share, how): {**own, **({KEYS[how]: share} if share else {})}
+        for model, own in MODELS.items()
         for how in KEYS
         for share in SHARES
     },
