@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_cdsr import checkpoint, compat, distributed
+from recbole_cdsr import checkpoint, compat, distributed, row_wise
 from recbole_cdsr.config import CDSRConfig, refuse_special_models
 from recbole_cdsr.data import cache
 from recbole_cdsr.data.dataset import CDSRDataset
@@ -260,6 +260,7 @@ def train(built: Run, folder: Path, resume: bool, callback: Callable[[int, float
         CDSRError: as in `run`.
     """
     describe(built)
+    row_wise.name_cheaper_loss(built.model)
     if resume and (folder / BEST).is_file() and not (folder / LAST).is_file():
         raise CDSRError(f"{folder / LAST} is gone, so the run cannot go on; `evaluate` still works, or start a new run")
     if resume and (folder / LAST).is_file():

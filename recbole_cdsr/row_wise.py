@@ -10,6 +10,7 @@ moving the item.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,8 +20,12 @@ from torch import Tensor, nn
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.model.base import CDSRRecommender
 
+logger = logging.getLogger()
+
 LEARNER = "sparse_adam"
 SAMPLED = ("sampled", "sampled_cosine")
+# Items from which on a loss over all of them takes most of a step: at 100,000 some 30 times the step of a sampled loss.
+LARGE_CATALOGUE = 50_000
 
 
 class RowWiseAdam:
@@ -69,6 +74,16 @@ def row_wise_adam(config: Any, model: nn.Module) -> RowWiseAdam:
         raise CDSRError(f"the learner {LEARNER} has no weight_decay; set it to 0, or learner to adam")
     model.item_embedding.sparse = True
     return RowWiseAdam(model, config["learning_rate"])
+
+
+def name_cheaper_loss(model: nn.Module) -> None:
+    """Says which loss and learner cost less, where a model of this package reads a large catalogue at each step."""
+    if isinstance(model, CDSRRecommender) and model.n_items > LARGE_CATALOGUE and model.loss_type not in SAMPLED:
+        logger.info(
+            "loss_type %s reads all items for every target, most of a step here; loss_type sampled with the learner %s "
+            "reads few, see docs/scaling.md",
+            *(model.loss_type, LEARNER),
+        )
 
 
 def with_values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:

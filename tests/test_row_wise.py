@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_cdsr import quick_start
+from recbole_cdsr import quick_start, row_wise
 from recbole_cdsr.cli import main
 from recbole_cdsr.config import CDSRConfig
 from recbole_cdsr.objectives import gramian
@@ -109,6 +109,16 @@ def test_what_it_cannot_do_is_told(model, keys, message, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("model", "loss_type", "told"), [("HSTU", "CE", True), ("HSTU", "sampled", False), ("SASRec", "CE", False)]
+)
+def test_the_cheap_losses_are_named_where_the_catalogue_is_large(model, loss_type, told, monkeypatch):
+    monkeypatch.setattr(row_wise, "LARGE_CATALOGUE", 10)
+    arguments = ["--loss_type", loss_type, "--epochs", "1", "--run_dir", "run", "--quiet"]
+    assert main(["run", "--model", model, "--dataset", "toy", *arguments]) == 0
+    assert ("the learner sparse_adam reads few" in Path("run", "run.log").read_text()) is told
 
 
 def test_it_learns_what_adam_learns():
