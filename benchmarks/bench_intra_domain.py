@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_intra_domain.py [--lengths 200 1000 4000] [--domains 2 5 10 20]
 
 attention: the plan of a batch and the attention of two layers, forward and backward.
-blocks: the same with projections, gate and output: two whole blocks of HSTU.
+blocks: the same with projections, gate and output: two whole blocks of HSTU. Below it, for scale: two layers of the
+    sasrec backbone, fused attention by softmax and a feed-forward block four times as wide.
 memory: what the attention of one layer adds at its peak, each case in a process of its own (Linux).
 All variants of a length in turn in one process, process CPU time on one thread, medians; one round warms up. Batches of
 2,000 events, or one history where that is longer. Skewed: 80 % of the events in one domain, the others share the rest.
@@ -21,6 +22,7 @@ import torch
 from measuring import cpu_seconds, in_a_process, measured
 from torch import Tensor
 
+from recbole_cdsr.layers.attention import TransformerEncoder
 from recbole_cdsr.layers.hstu import CausalAttention, HSTUEncoder, RelativeBias
 from recbole_cdsr.layers.intra_domain import intra_domain_attention
 
@@ -44,6 +46,10 @@ class Case:
         sizes = {"hidden_size": WIDTH, "query_key_size": WIDTH // HEADS, "value_size": WIDTH // HEADS}
         self.encoder = HSTUEncoder(LAYERS, n_heads=HEADS, dropout_prob=0.0, max_length=length, **sizes)
         self.bias = RelativeBias(length)
+        self.transformer = TransformerEncoder(
+            LAYERS, True, hidden_size=WIDTH, inner_size=4 * WIDTH, n_heads=HEADS, hidden_dropout_prob=0.0,
+            attn_dropout_prob=0.0, hidden_act="gelu", layer_norm_eps=1e-12,
+        )  # fmt: skip
 
     def ideal(self) -> float:
         counts = torch.stack([(self.domains == d).sum(1) for d in range(1, self.n_domains + 1)]).double()
@@ -62,6 +68,9 @@ class Case:
 
     def blocks(self) -> None:
         backward(self.encoder(self.states, self.plan()), [self.states, *self.encoder.parameters()])
+
+    def softmax(self) -> None:
+        backward(self.transformer(self.states), [self.states, *self.transformer.parameters()])
 
 
 def backward(result: Tensor, leaves: list[Tensor]) -> None:
@@ -89,20 +98,27 @@ def compare(length: int, options: argparse.Namespace) -> None:
     """Prints the table of one length."""
     spreads = [(n, skewed) for n in options.domains for skewed in (False, True) if n > 2 or not skewed]
     cases = {spread: Case(length, *spread) for spread in [(0, False), *spreads]}
-    columns: dict[str, dict] = {"ideal": {spread: case.ideal() for spread, case in cases.items() if spread[0]}}
+    note, columns = "", {"ideal": {spread: case.ideal() for spread, case in cases.items() if spread[0]}}
     for part in options.parts:
         if part == "memory":
             values = {spread: peak_in_a_process(length, *spread) for spread in cases}
             unit = f"{values[0, False]:.1f} MB"
         else:
-            values = medians({spread: getattr(case, part) for spread, case in cases.items()}, options.rounds)
+            calls = {spread: getattr(case, part) for spread, case in cases.items()}
+            if part == "blocks":
+                calls["softmax"] = cases[0, False].softmax
+            values = medians(calls, options.rounds)
             unit = f"{1000 * values[0, False]:.0f} ms"
-        columns[f"{part} (all: {unit})"] = {spread: values[spread] / values[0, False] for spread in spreads}
+        ratios = {name: value / values[0, False] for name, value in values.items()}
+        columns[f"{part} (all: {unit})"] = ratios
+        if part == "blocks":
+            note = f"\nTwo layers of the sasrec backbone: {ratios['softmax']:.2f} of two blocks over all events"
     print(f"\nL {length}, {len(cases[0, False].domains)} histories")
     print("| domains | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for n, skewed in spreads:
         cells = " | ".join(f"{values[n, skewed]:.2f}" for values in columns.values())
         print(f"| {n}{', skewed' if skewed else ''} | {cells} |", flush=True)
+    print(note, flush=True)
 
 
 def medians(variants: dict, rounds: int) -> dict:
