@@ -66,6 +66,7 @@ def test_a_key_that_made_a_run_fail_can_be_mended(capsys):
         (["--models", "SASRec", "--datasets", "toy", "--seeds", "1,x"], "different whole numbers"),
         (["--models", "SASRec", "--datasets", "toy", "--jobs", "0"], "--jobs must be at least 1"),
         (["--plan", "plan.yaml", "--seeds", "2"], "plan.yaml and --seeds both say 'seeds'"),
+        (["--models", "SASRec", "--datasets", "nothing", "--out", "out"], "there is no data set 'nothing'"),
         (["--from", "nothing"], "there is no finished run in nothing"),
     ],
 )

@@ -156,6 +156,23 @@ def test_domains_takes_no_other_data(capsys):
     assert "takes --dataset ml-100k or planted, not toy" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "nothing"], "there is no data set 'nothing'"),
+        (["--dataset", "toy", "--out", "taken/out"], "cannot make the folder taken/out"),
+        (["--dataset", "toy", "--model", "HSTU"], "the key 'model' is the study's to set"),
+        (["--dataset", "toy", "--seed", "3"], "the key 'seed' is the study's to set"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(arguments, message, capsys):
+    Path("taken").write_text("a file")
+    assert cli.main(["study", "weights", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+    assert not Path("runs", "studies").exists()
+
+
 def test_forms_of_overlap_hold_the_same_events_of_other_users():
     inter, item = random_events(n_users=40)
     write_dataset("drawn", inter, item)

@@ -22,7 +22,7 @@ from recbole_cdsr.compare.plan import Cell, Plan, keep_plan, make_plan
 from recbole_cdsr.compare.records import find_runs, read_finished
 from recbole_cdsr.compare.tables import make_tables
 from recbole_cdsr.config import CDSRConfig, plain, refuse_special_models
-from recbole_cdsr.data.sources import ensure_built_in
+from recbole_cdsr.data.sources import ensure_built_in, require
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.quick_start import prepare
 from recbole_cdsr.run_folder import LAST
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         return show(cells, out, options.jobs)
     for config in configs.values():  # here, since several cells would build a data set at the same time
-        ensure_built_in(config["dataset"], Path(config["data_path"]), config["domain_groups"])
+        make_data(config)
     failed = train(cells, out, options.jobs)
     if failed is None:
         return 130
@@ -68,6 +68,13 @@ def main(argv: list[str]) -> int:
     if done:
         _report(done, out)
     return status_of(failed, cells)
+
+
+def make_data(config: CDSRConfig) -> None:
+    """Builds a data set that is built in; CDSRError for another that is not there, before many runs fail one by one."""
+    name, folder = config["dataset"], Path(config["data_path"])
+    ensure_built_in(name, folder, config["domain_groups"])
+    require(name, folder)
 
 
 def train(cells: list[Cell], out: Path, jobs: int) -> list[Usage] | None:

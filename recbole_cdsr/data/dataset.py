@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recbole_cdsr import compat
-from recbole_cdsr.data import cache, split
+from recbole_cdsr.data import cache, sources, split
 from recbole_cdsr.data.atomic import read_columns, read_header, split_sequences
 from recbole_cdsr.data.corrupt import corrupt_labels
 from recbole_cdsr.data.domains import attach_domains, check_domains
@@ -103,11 +103,7 @@ class CDSRDataset(SequentialDataset):
         self.domain_field = self.config["DOMAIN_FIELD"]
 
     def _load_data(self, token: str, dataset_path: str) -> None:
-        if not self.inter_path.is_file():
-            raise CDSRError(
-                f"there is no data set '{token}': {self.inter_path} does not exist; "
-                f"put the file there, set --data_path, or use ml-100k"
-            )
+        sources.require(token, self.inter_path.parent)
         super()._load_data(token, dataset_path)
         check_times(self.inter_path, self.time_field, self.inter_feat[self.time_field].to_numpy())
         attach_domains(self)

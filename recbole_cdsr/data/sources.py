@@ -42,6 +42,15 @@ def ensure_built_in(name: str, folder: Path, domain_groups: dict[str, list[str]]
         build(name, folder, recipe, lambda fresh: write_ml100k(fresh, name, recipe["domain_groups"]))
 
 
+def require(name: str, folder: Path) -> None:
+    """CDSRError if the events of the data set `name` are not in `folder`."""
+    path = folder / f"{name}.inter"
+    if not path.is_file():
+        raise CDSRError(
+            f"there is no data set '{name}': {path} does not exist; put the file there, set --data_path, or use ml-100k"
+        )
+
+
 def build(name: str, folder: Path, recipe: dict, write: Callable[[Path], None]) -> None:
     """Writes the data set `name` into `folder`, unless it is there by the same recipe, or is somebody's own.
 

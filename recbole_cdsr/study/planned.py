@@ -20,13 +20,13 @@ import numpy as np
 from recbole_cdsr import plots
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.compare import command, formats, report
-from recbole_cdsr.compare.plan import Cell, Plan, make_plan
+from recbole_cdsr.compare.plan import TAKEN, Cell, Plan, make_plan
 from recbole_cdsr.compare.records import Finished, asked_for, by_variant, main_metric, mean_by_row, read_finished
 from recbole_cdsr.compare.significance import Interval, bootstrap
 from recbole_cdsr.compare.tables import make_tables
 from recbole_cdsr.config import CDSRConfig
-from recbole_cdsr.data.sources import ensure_built_in
 from recbole_cdsr.errors import CDSRError
+from recbole_cdsr.files import make_folder
 from recbole_cdsr.quick_start import prepare
 from recbole_cdsr.yaml_values import parse_keys
 
@@ -66,10 +66,13 @@ class Study:
         """`recbole-cdsr study NAME`; returns 0, 1 if a run failed, 130 after Ctrl-C."""
         options, keys = self._options(argv)
         out, runs = Path(options.out or f"runs/study-{self.name}"), Path(options.runs)
+        if taken := [key for key in ("model", *TAKEN) if key in keys]:
+            raise CDSRError(f"the key '{taken[0]}' is the study's to set; use --dataset and --seeds, or leave it out")
         keys = {**KEYS, **keys}
         cells = self.cells(options.dataset, options.seeds, keys, runs)
         if options.dry_run:
             return command.show(cells, runs, options.jobs)
+        make_folder(out)
         self.make_data(options.dataset, keys, runs)
         failed = command.train(cells, runs, options.jobs)
         if failed is None:
@@ -107,7 +110,7 @@ class Study:
     def make_data(self, dataset: str, keys: dict[str, Any], runs: Path) -> None:
         """Builds a data set that is built in, here, since several runs would do so at the same time."""
         config = CDSRConfig(next(iter(self.variants.values()))["model"], dataset, config_dict=keys)
-        ensure_built_in(dataset, Path(config["data_path"]), config["domain_groups"])
+        command.make_data(config)
 
     def answer(self, runs: list[Finished], metric: str) -> Answer:
         return self.analyse(by_variant(runs), metric)
