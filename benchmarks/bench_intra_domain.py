@@ -118,7 +118,8 @@ def compare(length: int, options: argparse.Namespace) -> None:
     for n, skewed in spreads:
         cells = " | ".join(f"{values[n, skewed]:.2f}" for values in columns.values())
         print(f"| {n}{', skewed' if skewed else ''} | {cells} |", flush=True)
-    print(note, flush=True)
+    if note:
+        print(note, flush=True)
 
 
 def medians(variants: dict, rounds: int) -> dict:

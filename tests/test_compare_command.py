@@ -75,7 +75,7 @@ def test_mistakes_end_in_one_sentence(arguments, message, capsys):
     assert cli.main(["compare", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
-    assert not Path("runs").exists()
+    assert not Path("runs").exists() and not Path("out").exists()
 
 
 @pytest.mark.slow

@@ -56,11 +56,12 @@ def main(argv: list[str]) -> int:
         wanted |= {key: cell.settings[key] for key in ("seed", "train_domains")}
         refuse_other_settings(out / cell.name, cell, wanted)
     trained = {(cell.dataset, cell.variant) for cell in cells if begun(out / cell.name)}
+    if not options.dry_run:
+        for config in configs.values():  # here, since several cells would build a data set at the same time
+            make_data(config)
     keep_plan(plan, out, lambda *pair: pair in trained, write=not options.dry_run)
     if options.dry_run:
         return show(cells, out, options.jobs)
-    for config in configs.values():  # here, since several cells would build a data set at the same time
-        make_data(config)
     failed = train(cells, out, options.jobs)
     if failed is None:
         return 130

@@ -104,9 +104,15 @@ def make_plan(content: dict[str, Any]) -> Plan:
     if not isinstance(keys, dict):
         raise CDSRError(f"the plan's 'keys' must map keys to values, but are {keys!r}")
     for given in (keys, *datasets.values(), *models.values()):
-        if taken := [key for key in given if key in TAKEN or (key == "model" and given is keys)]:
-            raise CDSRError(f"the key '{taken[0]}' is the comparison's to set; use {', '.join(PARTS)}")
+        taken = (*TAKEN, "model") if given is keys else TAKEN
+        refuse_taken(given, taken, "the comparison's", f"use {', '.join(PARTS)}")
     return Plan(models, datasets, _seeds(content.get("seeds", [2020])), keys, _single(content, list(models)))
+
+
+def refuse_taken(given: dict[str, Any], taken: tuple[str, ...], whose: str, advice: str) -> None:
+    """CDSRError for the first of the keys given that is not theirs to set, but `whose`."""
+    if key := next((key for key in given if key in taken), None):
+        raise CDSRError(f"the key '{key}' is {whose} to set; {advice}")
 
 
 def _named(part: str, given: Any) -> dict[str, dict[str, Any]]:

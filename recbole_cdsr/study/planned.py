@@ -20,7 +20,7 @@ import numpy as np
 from recbole_cdsr import plots
 from recbole_cdsr.checkpoint import write_bytes
 from recbole_cdsr.compare import command, formats, report
-from recbole_cdsr.compare.plan import TAKEN, Cell, Plan, make_plan
+from recbole_cdsr.compare.plan import TAKEN, Cell, Plan, make_plan, refuse_taken
 from recbole_cdsr.compare.records import Finished, asked_for, by_variant, main_metric, mean_by_row, read_finished
 from recbole_cdsr.compare.significance import Interval, bootstrap
 from recbole_cdsr.compare.tables import make_tables
@@ -66,14 +66,13 @@ class Study:
         """`recbole-cdsr study NAME`; returns 0, 1 if a run failed, 130 after Ctrl-C."""
         options, keys = self._options(argv)
         out, runs = Path(options.out or f"runs/study-{self.name}"), Path(options.runs)
-        if taken := [key for key in ("model", *TAKEN) if key in keys]:
-            raise CDSRError(f"the key '{taken[0]}' is the study's to set; use --dataset and --seeds, or leave it out")
+        refuse_taken(keys, (*TAKEN, "model"), "the study's", "use --dataset and --seeds, or leave it out")
         keys = {**KEYS, **keys}
         cells = self.cells(options.dataset, options.seeds, keys, runs)
         if options.dry_run:
             return command.show(cells, runs, options.jobs)
-        make_folder(out)
         self.make_data(options.dataset, keys, runs)
+        make_folder(out)
         failed = command.train(cells, runs, options.jobs)
         if failed is None:
             return 130
