@@ -295,13 +295,23 @@ def plain_attention(layer, states: torch.Tensor, domains: torch.Tensor) -> tuple
     return context.flatten(2), masses
 
 
-@torch.no_grad()
 @merges
 def test_an_event_reads_its_domain_and_the_tokens_in_one_softmax(merge):
-    layer, domains, states = make_encoder(merge).layers[0], draw_domains(), draw_states(B, L, D)
-    events = events_of(domains, C)
-    context = events.spread(layer.attend(events.rows(states), events, None))
-    torch.testing.assert_close(context, plain_attention(layer, states, domains)[0], atol=1e-5, rtol=1e-5)
+    """What it reads, the mass on the tokens, and the gradients of both."""
+    layer, domains, states = make_encoder(merge).layers[0], draw_domains(), draw_states(B, L, D).requires_grad_()
+    events, upstream = events_of(domains, C), draw_states(B, L, D, seed=2)
+    record = BottleneckRecord(events)
+    context = events.spread(layer.attend(events.rows(states), events, record))
+    expected, masses = plain_attention(layer, states, domains)
+    torch.testing.assert_close(context, expected, atol=1e-5, rtol=1e-5)
+    parameters = [states, *layer.bottleneck.parameters(), *layer.query_key_value.parameters()]
+    for ours, plain in (
+        (context * upstream, expected * upstream),
+        (record.share(), masses.sum(-1)[domains > 0].mean()),
+    ):
+        ours = torch.autograd.grad(ours.sum(), parameters, retain_graph=True)
+        plain = torch.autograd.grad(plain.sum(), parameters, retain_graph=True)
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -56,20 +56,21 @@ class Bottleneck(nn.Module):
             self.gate = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, key: Tensor, value: Tensor, events: EventsByDomain) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, L, H, W] to the merged tokens that each position may read, [B, L, n, D].
+        """Keys and values [B, L, H, W] to the merged tokens that each position may read, [B, T, n, D].
+
+        T is L, or 1 where all positions read the same.
 
         Second: the weight of each event's summary in a merge, [B, L, n], up to a factor for each merge.
         """
         with torch.autocast(key.device.type, enabled=False):
             merged, weights = self.merged(self.summaries(key.float(), value.float(), events.own), events.latest)
-            tokens = self.norm(merged + self.embedding.weight)
-            return tokens.expand(-1, key.size(1), -1, -1), weights
+            return self.norm(merged + self.embedding.weight), weights
 
     def summaries(self, key: Tensor, value: Tensor, own: Tensor) -> Tensor:
         """s[t, b] of the domain of event t: [B, L, n, D]."""
         query = self.query.weight.unflatten(1, key.shape[2:])
         cosine = torch.einsum("blhw,nhw->blnh", F.normalize(key, dim=-1), F.normalize(query, dim=-1))
-        weights = torch.exp(MAX_LOGIT * torch.sigmoid(self.scale) * cosine).unsqueeze(-1)
+        weights = torch.exp(MAX_LOGIT * torch.sigmoid(self.scale) * cosine.contiguous()).unsqueeze(-1)
         own = own.to(weights.dtype)
         totals = _mix(own, weights * value.unsqueeze(2))
         return (totals * _mix(own, weights).reciprocal()).flatten(3)
@@ -176,6 +177,24 @@ class _TokenShare(torch.autograd.Function):
         return gradient, None, None, None
 
 
+class _Scores(torch.autograd.Function):
+    """Products [R, H, n] of queries [R, H, D] and tokens [R, n, D].
+
+    The gradient of a transposed operand would be a product of D x H by H x n matrices, four times as slow on CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(query, tokens)
+        return torch.bmm(query, tokens.transpose(1, 2))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream: Tensor):
+        query, tokens = ctx.saved_tensors
+        return torch.bmm(upstream, tokens), torch.bmm(upstream.transpose(1, 2), query)
+
+
 class DomainLayer(nn.Module):
     """A transformer layer with weights for each domain: attention within it and to the tokens, then feed-forward."""
 
@@ -221,8 +240,7 @@ class DomainLayer(nn.Module):
         logits = logits.add_(events.barrier)  # an event sees itself: no empty row
         if self.bottleneck is not None:
             tokens, weights = self.bottleneck(key, value, events)
-            tokens = events.rows(tokens)
-            token_logits = events.spread(self._token_logits(query_rows, tokens, events.sizes))
+            token_logits = self._token_logits(query_rows, tokens, events)
             logits = torch.cat([logits, token_logits.transpose(1, 2)], dim=-1)
         logits = logits.float()
         probabilities = torch.softmax(logits, dim=-1)
@@ -232,23 +250,26 @@ class DomainLayer(nn.Module):
         if self.bottleneck is not None:
             if record is not None:
                 record.add(logits, probabilities, weights)
-            context = context + self._read(events.rows(dropped[..., length:].transpose(1, 2)), tokens, events.sizes)
+            context = context + self._read(dropped[..., length:].transpose(1, 2), tokens, events)
         return context.flatten(1)
 
     # Keys and values of tokens are projections by the reader's domain, without bias. Projecting queries, and what was
     # read, costs a row of work per event; projecting the tokens would cost n rows.
 
-    def _token_logits(self, query: Tensor, tokens: Tensor, sizes: list[int]) -> Tensor:
-        """Logits [N, H, n] of queries [N, H, W] on each row's tokens [N, n, D]."""
+    def _token_logits(self, query: Tensor, tokens: Tensor, events: EventsByDomain) -> Tensor:
+        """Logits [B, L, H, n] of queries [N, H, W] on the tokens [B, T, n, D]."""
         weight = self.query_key_value.weight.unflatten(1, (3, *query.shape[1:]))[:, 1]
-        query = map_by_domain(partial(torch.einsum, "rhw,hwd->rhd"), query, sizes, weight)
-        return torch.einsum("rhd,rnd->rhn", query, tokens)
+        query = events.spread(map_by_domain(partial(torch.einsum, "rhw,hwd->rhd"), query, events.sizes, weight))
+        tokens = tokens.flatten(0, 1).to(query.dtype)
+        return _Scores.apply(query.reshape(len(tokens), -1, query.size(-1)), tokens).view(*query.shape[:3], -1)
 
-    def _read(self, mass: Tensor, tokens: Tensor, sizes: list[int]) -> Tensor:
-        """Values [N, H, W] of tokens [N, n, D], weighted with mass [N, H, n]."""
+    def _read(self, mass: Tensor, tokens: Tensor, events: EventsByDomain) -> Tensor:
+        """Values [N, H, W] of tokens [B, T, n, D], weighted with mass [B, L, H, n]."""
         weight = self.query_key_value.weight.unflatten(1, (3, self.n_heads, -1))[:, 2]
-        mixed = torch.einsum("rhn,rnd->rhd", mass, tokens)
-        return map_by_domain(partial(torch.einsum, "rhd,hwd->rhw"), mixed, sizes, weight)
+        tokens = tokens.flatten(0, 1).to(mass.dtype)
+        mixed = torch.bmm(mass.reshape(len(tokens), -1, mass.size(-1)), tokens)
+        mixed = events.rows(mixed.view(*mass.shape[:3], -1))
+        return map_by_domain(partial(torch.einsum, "rhd,hwd->rhw"), mixed, events.sizes, weight)
 
 
 class DomainEncoder(nn.Module):
