@@ -101,11 +101,11 @@ def test_summaries_and_merges_are_what_loops_find(merge):
     key, value = draw_states(2, B, L, H, W).double().unbind(0)
     events = events_of(domains, C)
     everything = plain_summaries(module, key, value, domains)
-    summaries = module.summaries(key, value, events.own)
+    summaries = module.summaries(key, value, events)
     of_own = everything.gather(2, domains[:, :, None, None, None].expand(B, L, 1, TOKENS, D)).squeeze(2)
     valid = domains > 0
     torch.testing.assert_close(summaries[valid], of_own[valid], atol=1e-12, rtol=1e-12)
-    merged, _ = module.merged(summaries, events.latest)
+    merged, _ = module.merged(summaries, events)
     for row, t in (domains > 0).nonzero().tolist():
         seen = domains[row, : t + 1].unique().tolist()
         torch.testing.assert_close(
@@ -141,7 +141,7 @@ def test_weights_within_a_summary_are_exact_in_single_precision():
     domains = torch.tensor([[1] * 8 + [2] * 2])
     key = torch.where(domains[..., None, None] == 1, query, -query)
     value = draw_states(1, 10, H, W)
-    summaries = module.summaries(key, value, events_of(domains, C).own)
+    summaries = module.summaries(key, value, events_of(domains, C))
     torch.testing.assert_close(summaries[0, 9, 0], value[0, 8:].mean(0).flatten())
 
 

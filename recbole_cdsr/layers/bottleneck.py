@@ -16,9 +16,8 @@ history. In a layer that exchanges, with d_t the domain of event t and h a head 
 Bidirectional: every "up to t" falls away, so that all positions of a row read the same tokens. A [MASK] has no domain:
 it enters no summary and no event sees it; it attends to itself, all events and the tokens, with weights of its own.
 
-Both sums are products with masks [B, L, L], as those of attention are. Running sums with differences cost O(L), but in
-float32 lose every digit where the weights of two domains differ by exp(2 MAX_LOGIT); in float64 they took 2.9 times as
-long as the product at L 50, 2.4 times at 200 and 0.6 times at 800 (2,000 events, n D = 256, one CPU thread).
+Both sums run over lists of events (``layers.masked_sum``). Running sums with differences cost O(L), but in float32 lose
+every digit where the weights of two domains differ by exp(2 MAX_LOGIT).
 
 "Rows" are the valid events sorted by domain, [N, ...]; each domain has its own weights (``layers.by_domain``).
 """
@@ -63,38 +62,30 @@ class Bottleneck(nn.Module):
         Second: the weight of each event's summary in a merge, [B, L, n], up to a factor for each merge.
         """
         with torch.autocast(key.device.type, enabled=False):
-            merged, weights = self.merged(self.summaries(key.float(), value.float(), events.own), events.latest)
+            merged, weights = self.merged(self.summaries(key.float(), value.float(), events), events)
             return self.norm(merged + self.embedding.weight), weights
 
-    def summaries(self, key: Tensor, value: Tensor, own: Tensor) -> Tensor:
+    def summaries(self, key: Tensor, value: Tensor, events: EventsByDomain) -> Tensor:
         """s[t, b] of the domain of event t: [B, L, n, D]."""
         query = self.query.weight.unflatten(1, key.shape[2:])
         cosine = torch.einsum("blhw,nhw->blnh", F.normalize(key, dim=-1), F.normalize(query, dim=-1))
         weights = torch.exp(MAX_LOGIT * torch.sigmoid(self.scale) * cosine.contiguous()).unsqueeze(-1)
-        own = own.to(weights.dtype)
-        totals = _mix(own, weights * value.unsqueeze(2))
-        return (totals * _mix(own, weights).reciprocal()).flatten(3)
+        totals = events.sum_of_own(weights * value.unsqueeze(2))
+        return (totals * events.sum_of_own(weights).reciprocal()).flatten(3)
 
-    def merged(self, summaries: Tensor, latest: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, T, n, D] of summaries [B, L, n, D], for ``latest`` [B, T, L]; weights of the summaries [B, L, n]."""
-        latest = latest.to(summaries.dtype)
+    def merged(self, summaries: Tensor, events: EventsByDomain) -> tuple[Tensor, Tensor]:
+        """z [B, T, n, D] of summaries [B, L, n, D]; weights of the summaries [B, L, n]."""
         weights = summaries.new_ones(summaries.shape[:3])
         if self.merge == "attention":
             scores = (summaries * self.score.weight).sum(-1)
             weights = torch.exp(MAX_LOGIT * torch.tanh(scores / MAX_LOGIT))
             # Where nothing is to be read (a row of [MASK] alone) the sum is 0, and so is the mean.
-            totals = _mix(latest, weights).clamp(min=SMALLEST_WEIGHT).unsqueeze(-1)
-            return _mix(latest, weights.unsqueeze(-1) * summaries) / totals, weights
+            totals = events.sum_of_latest(weights).clamp(min=SMALLEST_WEIGHT).unsqueeze(-1)
+            return events.sum_of_latest(weights.unsqueeze(-1) * summaries) / totals, weights
         if self.merge == "gate":
             summaries = torch.sigmoid(self.gate(summaries)) * summaries
-        if self.merge == "mean":
-            latest = latest / latest.sum(-1, keepdim=True).clamp(min=1)
-        return _mix(latest, summaries), weights
-
-
-def _mix(mask: Tensor, values: Tensor) -> Tensor:
-    """Sums [B, T, ...] over events j of mask [B, T, L] times values [B, L, ...]."""
-    return torch.bmm(mask, values.flatten(2)).unflatten(2, values.shape[2:])
+        merge = events.mean_of_latest if self.merge == "mean" else events.sum_of_latest
+        return merge(summaries), weights
 
 
 class BottleneckRecord:
@@ -122,7 +113,7 @@ class BottleneckRecord:
     def _mass_by_domain(self, mass: Tensor, weights: Tensor) -> Tensor:
         """Mass of each reader on the tokens [B, L, n], split over the domains in the merge, [N, C]."""
         one_hot = F.one_hot(self.events.domains, self.events.n_domains).float()
-        parts = _mix(self.events.latest, weights.unsqueeze(-1) * one_hot.unsqueeze(2))
+        parts = self.events.sum_of_latest(weights.unsqueeze(-1) * one_hot.unsqueeze(2))
         parts = parts / parts.sum(-1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
         return self._readers((mass.unsqueeze(-1) * parts).sum(2))
 
@@ -237,7 +228,7 @@ class DomainLayer(nn.Module):
         query_rows = projected[:, 0] * heads[-1] ** -0.5
         key, value = events.spread(projected[:, 1:]).unbind(2)
         logits = events.spread(query_rows).transpose(1, 2) @ key.permute(0, 2, 3, 1)
-        logits = logits.add_(events.barrier)  # an event sees itself: no empty row
+        logits = logits.add_(events.barrier.unsqueeze(1))  # an event sees itself: no empty row
         if self.bottleneck is not None:
             tokens, weights = self.bottleneck(key, value, events)
             token_logits = self._token_logits(query_rows, tokens, events)

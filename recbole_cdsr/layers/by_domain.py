@@ -7,10 +7,13 @@ many users there are. Weights are stacked [C, ...]; those of domain 0 serve toke
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recbole_cdsr.layers.masked_sum import MaskedSum
 
 
 class EventsByDomain:
@@ -27,9 +30,20 @@ class EventsByDomain:
         *self.sizes, padding = torch.bincount(key, minlength=n_domains + 1).tolist()  # number of rows of each domain
         self.order = key.argsort(stable=True)[: len(key) - padding]  # rows: where each stands in the flattened batch
         self.has_domain = domains > 0
-        own = self._own(valid)
-        self.own, self.latest = own.float(), self._latest().float()  # 1 where it holds, for sums over j
-        self.barrier = torch.zeros_like(self.own).masked_fill_(~own, -torch.inf).unsqueeze(1)  # added to logits
+        self.own = self._own(valid)
+        self.barrier = torch.zeros(self.own.shape, device=self.own.device).masked_fill_(~self.own, -torch.inf)
+
+    @cached_property
+    def sum_of_own(self) -> MaskedSum:
+        return MaskedSum(self.own)
+
+    @cached_property
+    def sum_of_latest(self) -> MaskedSum:
+        return MaskedSum(self.latest)
+
+    @cached_property
+    def mean_of_latest(self) -> MaskedSum:
+        return MaskedSum(self.latest, mean=True)
 
     def _own(self, valid: Tensor) -> Tensor:
         """[B, L, L]: event j is of t's domain (and not later), or t has none; every position sees itself."""
@@ -40,7 +54,8 @@ class EventsByDomain:
             same = same.tril()
         return same | torch.eye(same.size(1), dtype=torch.bool, device=same.device)
 
-    def _latest(self) -> Tensor:
+    @cached_property
+    def latest(self) -> Tensor:
         """j is the latest event of its domain that t may read: [B, L, L], or [B, 1, L] where t makes no difference."""
         rows, length = self.domains.shape
         position = torch.arange(length, device=self.domains.device)
