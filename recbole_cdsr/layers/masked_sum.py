@@ -43,7 +43,7 @@ def _list(mask: Tensor, divisor: Tensor | None) -> _List:
 def _add(values: Tensor, listed: _List) -> Tensor:
     position, begins, divisor = listed
     weight = None if divisor is None else divisor.to(values.dtype).reciprocal()
-    return F.embedding_bag(position, values.contiguous(), begins, mode="sum", per_sample_weights=weight)
+    return F.embedding_bag(position, values.detach().contiguous(), begins, mode="sum", per_sample_weights=weight)
 
 
 class _Sum(torch.autograd.Function):
