@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_cdsr import distributed
 from recbole_cdsr.counting import Catalogue, Ranks, count_ranks, count_ranks_tiled
@@ -13,6 +12,7 @@ from recbole_cdsr.data.loaders import RowDataLoader
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.memory import told_when_short
 from recbole_cdsr.model.base import CDSRRecommender
+from recbole_cdsr.progress import progress
 from recbole_cdsr.ranks import RankTable
 
 
@@ -49,7 +49,7 @@ def rank_events(model, loader: RowDataLoader, device: torch.device, show_progres
 def _rank_rows(model, loader: RowDataLoader, device: torch.device, show_progress: bool) -> Ranks:
     dataset = loader.dataset
     catalogue = Catalogue(dataset.true_domain)
-    rows = tqdm(loader, desc="evaluate", leave=False, disable=None if show_progress else True)
+    rows = progress(loader, "evaluate", show_progress)
     item = dataset.inter_feat[dataset.iid_field]
     domain = dataset.true_domain[item]
     if isinstance(model, CDSRRecommender):

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_cdsr import checkpoint, compat, distributed, history, row_wise
 from recbole_cdsr.errors import CDSRError
 from recbole_cdsr.evaluation import attention_between_domains, rank_events
+from recbole_cdsr.progress import progress
 from recbole_cdsr.ranks import RankTable
 from recbole_cdsr.run_folder import BEST, HISTORY, LAST, TRANSFER
 from recbole_cdsr.steps import Steps
@@ -111,8 +111,8 @@ class MGDATrainer(Trainer):
         cpu, wall = time.process_time(), time.perf_counter()
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
-        bar = tqdm(train_data, desc=f"epoch {epoch_idx}", leave=False, disable=None if show_progress else True)
-        for log in self.steps.run(bar, len(train_data), epoch_idx):
+        batches = progress(train_data, f"epoch {epoch_idx}", show_progress)
+        for log in self.steps.run(batches, len(train_data), epoch_idx):
             for name, value in log.items():
                 sums[name] += value
                 counts[name] += 1

@@ -30,7 +30,7 @@ LAYERS = [
         "run_result",
         "environment",
     }
-    | {"report", "plots", "curves", "html"},
+    | {"report", "plots", "curves", "html", "progress"},
     # 2.
     {"model"},
     # 3. One trainer and one way to rank for every model.
