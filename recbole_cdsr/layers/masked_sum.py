@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_List = tuple[Tensor, Tensor, Tensor | None]  # positions in the flattened batch, where each sum begins, divisors
 
 
 class MaskedSum:
@@ -19,17 +23,21 @@ class MaskedSum:
     """
 
     def __init__(self, mask: Tensor, mean: bool = False):
-        self.shape = mask.shape[:2]
-        divisor = mask.sum(-1, keepdim=True).expand(mask.shape) if mean else None
-        self._listed = _list(mask, divisor)
-        self._transposed = _list(mask.transpose(1, 2), None if divisor is None else divisor.transpose(1, 2))
+        self.mask = mask
+        self.divisor = mask.sum(-1, keepdim=True).expand(mask.shape) if mean else None
 
     def __call__(self, values: Tensor) -> Tensor:
-        flat = _Sum.apply(values.flatten(2).flatten(0, 1), self._listed, self._transposed)
-        return flat.view(*self.shape, *values.shape[2:])
+        flat = _Sum.apply(values.flatten(2).flatten(0, 1), self)
+        return flat.view(*self.mask.shape[:2], *values.shape[2:])
 
+    @cached_property
+    def listed(self) -> _List:
+        return _list(self.mask, self.divisor)
 
-_List = tuple[Tensor, Tensor, Tensor | None]  # positions in the flattened batch, where each sum begins, divisors
+    @cached_property
+    def transposed(self) -> _List:
+        """What the gradient runs over; not made where nobody asks for one."""
+        return _list(self.mask.transpose(1, 2), None if self.divisor is None else self.divisor.transpose(1, 2))
 
 
 def _list(mask: Tensor, divisor: Tensor | None) -> _List:
@@ -50,11 +58,11 @@ class _Sum(torch.autograd.Function):
     """`_add`, whose gradient is the same over the transposed list; ``embedding_bag`` would sort for it each time."""
 
     @staticmethod
-    def forward(ctx, values: Tensor, listed: _List, transposed: _List) -> Tensor:
-        ctx.transposed = transposed
-        return _add(values, listed)
+    def forward(ctx, values: Tensor, sums: MaskedSum) -> Tensor:
+        ctx.sums = sums
+        return _add(values, sums.listed)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor):
-        return _add(upstream, ctx.transposed), None, None
+        return _add(upstream, ctx.sums.transposed), None
