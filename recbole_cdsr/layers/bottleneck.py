@@ -228,7 +228,7 @@ class DomainLayer(nn.Module):
         query_rows = projected[:, 0] * heads[-1] ** -0.5
         key, value = events.spread(projected[:, 1:]).unbind(2)
         logits = events.spread(query_rows).transpose(1, 2) @ key.permute(0, 2, 3, 1)
-        logits = logits.add_(events.barrier.unsqueeze(1))  # an event sees itself: no empty row
+        logits = logits.add_(events.barrier)  # an event sees itself: no empty row
         if self.bottleneck is not None:
             tokens, weights = self.bottleneck(key, value, events)
             token_logits = self._token_logits(query_rows, tokens, events)

@@ -31,7 +31,8 @@ class EventsByDomain:
         self.order = key.argsort(stable=True)[: len(key) - padding]  # rows: where each stands in the flattened batch
         self.has_domain = domains > 0
         self.own = self._own(valid)
-        self.barrier = torch.zeros(self.own.shape, device=self.own.device).masked_fill_(~self.own, -torch.inf)
+        barrier = torch.zeros(self.own.shape, device=self.own.device).masked_fill_(~self.own, -torch.inf)
+        self.barrier = barrier.unsqueeze(1)  # added to logits
 
     @cached_property
     def sum_of_own(self) -> MaskedSum:
